@@ -1,0 +1,97 @@
+"""The command line: css run | table | evaluate | predict | report | prepare | list."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+import torch
+import tyro
+
+from css import commands
+from css.config import RunConfig, preset, resolve
+from css.launch import launch, wanted_processes
+from css.processes import Processes
+from css.run import prepare, run
+from tasks import InputError
+
+USAGE = """usage: css COMMAND ...
+
+  run DATASET PROTOCOL [options]   learn a stream, for example: css run shapes 15-1 --method plop
+  table RECIPE [options]           all runs of a recipe, one table
+  evaluate RUN [options]           test a saved task again
+  predict RUN IMAGE... [options]   masks for your own images
+  report RUN...                    the tables of finished or unfinished runs
+  prepare voc [--data-root DIR]    download and build VOC 2012
+  list                             data sets and methods
+
+`css COMMAND --help` lists the options of a command."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit code: 0 done, 2 wrong usage or input. Anything else is raised."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    if command in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    try:
+        if command not in COMMANDS:
+            raise InputError(f"{command!r} is no command; choose from {', '.join(COMMANDS)}.")
+        return COMMANDS[command](rest) or 0
+    except InputError as error:
+        # A worker of the data loader wraps the message in its own traceback; the last line is ours.
+        print(f"css: {str(error).strip().splitlines()[-1].removeprefix('tasks.errors.InputError: ')}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("css: interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
+        return 130
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def _run(arguments: list[str]) -> int:
+    config = parse_run(arguments)
+    count = wanted_processes()
+    if count > 1:
+        prepare(resolve(config), count)  # what a user can get wrong is found before any process starts
+        return launch(count, ["run", *arguments])
+    run(config, Processes.join())
+    return 0
+
+
+def parse_run(arguments: list[str]) -> RunConfig:
+    """The defaults depend on the data set and the options on the method, so both are looked up first."""
+    wants_help = bool({"-h", "--help"} & set(arguments))
+    named = [argument for argument in arguments[:2] if not argument.startswith("-")]
+    if len(named) < 2 and not wants_help:
+        raise InputError("css run needs a data set and a protocol first, for example: css run shapes 15-1.")
+    default = preset(named[0] if named else "voc", _value_of("--method", arguments) or "plop")
+    return tyro.cli(
+        RunConfig[type(default.options)], default=default, args=arguments, prog="css run",
+        description=f"Learn a stream of tasks. Defaults are those of {default.dataset} and {default.method}.",
+    )  # fmt: skip
+
+
+def _value_of(flag: str, arguments: list[str]) -> str | None:
+    for place, argument in enumerate(arguments):
+        if argument == flag and place + 1 < len(arguments):
+            return arguments[place + 1]
+        if argument.startswith(f"{flag}="):
+            return argument.partition("=")[2]
+    return None
+
+
+def _command(function: Callable[..., None]) -> Callable[[list[str]], None]:
+    """A command whose parameters are its options."""
+    return lambda arguments: tyro.cli(function, args=arguments, prog=f"css {function.__name__}")
+
+
+COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
+    "run": _run,
+    "table": _command(commands.table),
+    "evaluate": _command(commands.evaluate),
+    "predict": _command(commands.predict),
+    "report": _command(commands.report),
+    "prepare": _command(commands.prepare),
+    "list": _command(commands.list),
+}

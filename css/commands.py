@@ -1,0 +1,155 @@
+"""The commands beside `css run`. Their parameters are the options of the command line."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+import torch
+import tyro
+from tqdm import tqdm
+
+from css import config as settings
+from css.data import make_stream
+from css.evaluate import evaluate as evaluate_task
+from css.evaluate import predict as predict_channels
+from css.files import read_json
+from css.method import METHODS, method_class
+from css.model import Segmenter
+from css.pictures import write_png
+from css.processes import Processes
+from css.recipe import make_table
+from css.report import markdown, percent, run_table
+from css.results import GROUPS, read_results, task_result
+from css.run import load_task, task_folder
+from tasks import InputError, Stream
+from tasks.images import WholeImage
+from tasks.prepare_voc import prepare as prepare_voc
+from tasks.presence import open_image
+from tasks.voc import voc_palette
+
+
+def table(recipe: tyro.conf.Positional[Path], /, data_root: Path | None = None, runs: Path = Path("runs"),
+          epochs: int | None = None) -> None:  # fmt: skip
+    """Runs every cell of a recipe that is not finished, then writes one table.
+
+    Args:
+        recipe: YAML file, see recipes/.
+        data_root: Folder of the data set; default: $DATA_ROOT, else ./data.
+        runs: Folder of all run folders.
+        epochs: Epochs of every task instead of those of the recipe.
+    """
+    print(make_table(recipe, data_root, runs, epochs, Processes.join()))
+
+
+def evaluate(run: tyro.conf.Positional[Path], /, task: int | None = None, data_root: Path | None = None,
+             geometry: Literal["crop", "whole"] | None = None) -> None:  # fmt: skip
+    """Tests a saved task again; without other options it gives exactly the numbers of the training run.
+
+    Args:
+        run: Run folder.
+        task: Task to test; default: the last finished one.
+        data_root: Folder of the data set, if it has moved.
+        geometry: Centre crops or whole images; default: as in the run.
+    """
+    config, stream = _open_run(run, data_root)
+    if geometry:
+        config = dataclasses.replace(config, evaluation=geometry)
+    index = _finished_task(run, task)
+    processes = Processes.join()
+    confusion = evaluate_task(_load_model(run, config, index, processes), stream.task(index), config, processes)
+    if processes.is_main:
+        result = task_result(stream.task(index), confusion, len(read_results(run)["protocol_groups"][0]))
+        print(f"{run}, task {index}, {config.evaluation}: mIoU in %\n")
+        print(markdown(["group", "mIoU"], [[group, percent(result["groups"][group])] for group in GROUPS]))
+
+
+def predict(run: tyro.conf.Positional[Path], images: tyro.conf.Positional[tuple[Path, ...]], /, task: int | None = None,
+            out: Path = Path("predictions")) -> None:  # fmt: skip
+    """Segments your own images: a palette mask (raw class ids) and an overlay for each.
+
+    Args:
+        run: Run folder.
+        images: Image files.
+        task: Which task's model; default: the last finished one.
+        out: Folder for IMAGE_mask.png and IMAGE_overlay.png.
+    """
+    if not images:
+        raise InputError("css predict needs at least one image file after the run folder.")
+    config = _config_of(run)
+    index, processes = _finished_task(run, task), Processes.join()
+    model, palette = _load_model(run, config, index, processes), voc_palette()
+    for path in tqdm(images, unit="image"):
+        pixels = np.array(open_image(path))
+        height, width = pixels.shape[:2]
+        padded, _ = WholeImage()(pixels, np.zeros((height, width), np.uint8))
+        channels = predict_channels(model, torch.from_numpy(padded).permute(2, 0, 1)[None], config, processes)
+        mask = np.array(model.classes, np.uint8)[channels[0, :height, :width].cpu().numpy()]
+        write_png(out / f"{path.stem}_overlay.png", cv2.addWeighted(pixels, 0.5, palette[mask], 0.5, 0))
+        write_png(out / f"{path.stem}_mask.png", mask, palette)
+    print(f"{len(images)} masks and overlays in {out}")
+
+
+def report(runs: tyro.conf.Positional[tuple[Path, ...]], /) -> None:
+    """Prints the tables of runs, finished or not, from their results.json alone.
+
+    Args:
+        runs: Run folders.
+    """
+    if not runs:
+        raise InputError("css report needs at least one run folder.")
+    print("\n".join(run_table(read_results(run)) for run in runs))
+
+
+def prepare(dataset: tyro.conf.Positional[Literal["voc"]], /, data_root: Path | None = None) -> None:
+    """Downloads, checks and builds a data set.
+
+    Args:
+        dataset: voc (VOC 2012 with the augmented masks, about 3.5 GB of downloads).
+        data_root: Where to; default: $DATA_ROOT, else ./data.
+    """
+    prepare_voc(settings.data_root(data_root))
+
+
+def list() -> None:
+    """Data sets and methods."""
+    print("Data sets: " + ", ".join(settings.PRESETS))
+    print("Methods:")
+    for name in METHODS:
+        print(f"  {name:10} {method_class(name).summary}")
+
+
+def _config_of(run: Path, data_root: Path | None = None) -> settings.RunConfig:
+    """The configuration of a run folder, wherever the folder lies now."""
+    values = settings.read(run)
+    try:
+        return settings.from_dict(values, str(run / settings.FILE), runs=run.parent, name=run.name,
+                                  **({"data_root": data_root} if data_root else {}))  # fmt: skip
+    except KeyError as error:
+        raise InputError(f"{run / settings.FILE} lacks {error}; name a run folder made by this program.") from None
+
+
+def _open_run(run: Path, data_root: Path | None) -> tuple[settings.RunConfig, Stream]:
+    config = _config_of(run, data_root)
+    stream = make_stream(config)
+    if stream.source.fingerprint() != read_results(run)["data_fingerprint"]:
+        raise InputError(f"The data at {settings.data_root(config.data_root)} is not what {run} was made with.")
+    return config, stream.joint() if method_class(config.method).joint else stream
+
+
+def _finished_task(run: Path, task: int | None) -> int:
+    finished = len(read_results(run)["tasks"])
+    if task is None:
+        return finished - 1
+    if not 0 <= task < finished:
+        raise InputError(f"--task {task} is not finished in {run}; it has the tasks 0 to {finished - 1}.")
+    return task
+
+
+def _load_model(run: Path, config: settings.RunConfig, index: int, processes: Processes) -> Segmenter:
+    model = Segmenter(config.model.encoder).to(processes.device, memory_format=torch.channels_last)
+    for earlier in range(index + 1):
+        model.grow(read_json(task_folder(run, earlier) / "result.json")["new_classes"])
+    load_task(task_folder(run, index), model)
+    return model

@@ -1,0 +1,89 @@
+"""Everything that is written to or read from a run folder: atomically, and only tensors, JSON and YAML."""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from tasks.errors import InputError
+
+_FORMAT = "css-1"
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path` (file or folder), which takes its place when the block ends without error.
+
+    A process killed inside the block leaves `path` as it was. Raises InputError if the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove(temporary)
+        yield temporary
+        if temporary.is_dir():
+            _remove(path)
+        else:
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            _remove(temporary)
+        raise InputError(
+            f"Cannot write {path}: {error.strerror or error}; free some space or choose another folder with --runs."
+        ) from error
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic(path) as temporary:
+        temporary.write_text(text)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; name the folder of a run that has started.") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is not readable JSON ({error}); restore it or start the run anew.") from None
+
+
+def save_tensors(path: Path, tensors: dict[str, torch.Tensor], facts: dict | None = None) -> None:
+    """One safetensors file; `facts` (anything JSON can hold) travel in its header, so that both change together."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata={"format": _FORMAT, "facts": json.dumps(facts or {})})
+        except SafetensorError as error:  # wraps the operating system's "no space left"
+            raise OSError(str(error)) from error
+
+
+def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
+    """Tensors and facts of a file made by `save_tensors`. Raises InputError for a corrupt or foreign file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != _FORMAT:
+                raise InputError(f"{path} is not a checkpoint of this program; name a run folder made by it.")
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["facts"])  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        raise InputError(f"{path} is missing or corrupt ({error}); delete its folder to compute it again.") from None

@@ -1,0 +1,96 @@
+"""The contract of a method, and the list of those that come with the toolkit."""
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import nn
+
+from css.losses import cross_entropy
+from css.model import Segmenter
+from tasks import InputError, Task
+
+if TYPE_CHECKING:
+    from css.config import RunConfig
+    from css.trainer import Trainer
+
+METHODS = {
+    "finetune": "plop_baseline.finetune:Finetune",
+    "joint": "plop_baseline.joint:Joint",
+    "plop": "plop_baseline.plop:Plop",
+}
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """For methods without a setting of their own."""
+
+
+class Method:
+    """How the tasks after the first are learnt. The first task is plain cross-entropy for every method.
+
+    A new method is a subclass in a file of its own; most need only `losses`. The order of calls for one task is
+    learn (which calls prepare, then losses once per batch), then finish, then tensors.
+    """
+
+    Options: ClassVar[type] = NoOptions  # a frozen dataclass; its fields become --options.NAME
+    joint: ClassVar[bool] = False  # learn all classes in one single task
+    summary: ClassVar[str] = ""  # one line for `css list`
+
+    def __init__(self, options: Any = None):
+        self.options = self.Options() if options is None else options
+
+    def check(self, config: "RunConfig") -> None:
+        """Raises InputError if the method cannot work with this configuration. Called before anything is written."""
+
+    def learn(self, task: Task, model: Segmenter, teacher: Segmenter | None, trainer: "Trainer") -> None:
+        """Learns one task. `teacher` is the frozen model of the previous task; None only in the first task."""
+        if teacher is None:
+            trainer.fit(model, task, plain_losses)
+            return
+        self.prepare(task, model, teacher, trainer)
+
+        def losses(forward: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+            return self.losses(task, forward, teacher, images, labels)
+
+        trainer.fit(model, task, losses)
+
+    def prepare(self, task: Task, model: Segmenter, teacher: Segmenter, trainer: "Trainer") -> None:
+        """What must be known before the first batch of a task, for example thresholds."""
+
+    def losses(
+        self, task: Task, forward: nn.Module, teacher: Segmenter, images: torch.Tensor, labels: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Named terms whose sum is minimised. `forward` is the model; images are normalised, labels are channels."""
+        raise NotImplementedError
+
+    def finish(self, task: Task, model: Segmenter, trainer: "Trainer") -> None:
+        """What to remember when a task ends, for example importances. Also called after a task that was loaded."""
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What must survive until the next task; saved beside the model."""
+        return {}
+
+    def load_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Takes back what `tensors` returned."""
+
+
+def plain_losses(forward: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {"ce": cross_entropy(forward(images).logits, labels)}
+
+
+def method_class(name: str) -> type[Method]:
+    """The class behind a name of METHODS, or behind "package.module:Class" for a method of the user's own."""
+    if name not in METHODS and ":" not in name:
+        raise InputError(
+            f"--method {name} is unknown; choose from {', '.join(METHODS)} or name your own as package.module:Class."
+        )
+    module, _, attribute = METHODS.get(name, name).partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"--method {name} cannot be imported ({error}); check the module path.") from None
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise InputError(f"--method {name} is not a subclass of css.method.Method.")
+    return found

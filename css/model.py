@@ -1,0 +1,113 @@
+"""The network of a stream: an encoder and a DeepLabV3 decoder from smp, and a classifier that grows with every task."""
+
+import copy
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
+from segmentation_models_pytorch.decoders.deeplabv3.decoder import DeepLabV3Decoder
+from segmentation_models_pytorch.encoders import get_encoder
+from segmentation_models_pytorch.encoders.resnet import ResNetEncoder
+from torch import nn
+
+from css.encoder_weights import load_encoder_weights, pixel_statistics
+from tasks.errors import InputError
+
+FEATURES = 256  # channels of the DeepLabV3 decoder
+STRIDE = 16  # output stride of the published geometry
+
+
+class Output(NamedTuple):
+    logits: torch.Tensor  # (B, seen classes, h, w), low resolution
+    features: torch.Tensor  # (B, 256, h, w), what the classifiers see
+    taps: tuple[torch.Tensor, ...]  # one map per encoder stage; for ResNets the pre-activation sum of its last block
+
+
+class Segmenter(nn.Module):
+    """DeepLabV3 (output stride 16, ASPP rates 6, 12, 18, no dropout) with one 1x1 convolution per task.
+
+    Input: normalised images (B, 3, H, W), H and W multiples of 16. Up-sampling of the logits to label size is left to
+    the losses and the evaluator. `encoder_weights`: "none", "imagenet" (smp's hub) or a file.
+    """
+
+    def __init__(self, encoder: str, encoder_weights: str | Path = "none"):
+        super().__init__()
+        self.encoder = _build_encoder(encoder)
+        self.decoder = DeepLabV3Decoder(
+            self.encoder.out_channels[-1], FEATURES, atrous_rates=(6, 12, 18), aspp_separable=False, aspp_dropout=0.0
+        )
+        initialize_decoder(self.decoder)  # smp's own DeepLabV3 leaves PyTorch's default here
+        self.classifiers = nn.ModuleList()
+        self.classes: list[int] = []  # raw class id of every output channel
+        if str(encoder_weights) != "none":
+            load_encoder_weights(self.encoder, encoder, encoder_weights)
+        mean, std = pixel_statistics(encoder)
+        self.register_buffer("pixel_mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        self._caught: dict[int, torch.Tensor] = {}
+        self._catch_taps()
+
+    def forward(self, images: torch.Tensor) -> Output:
+        stages = self.encoder(images)[-4:]
+        taps = tuple(self._caught.pop(stage, features) for stage, features in enumerate(stages))
+        features = self.decoder(stages)
+        return Output(torch.cat([classify(features) for classify in self.classifiers], dim=1), features, taps)
+
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 (B, 3, H, W) to what the encoder was trained on, channels last."""
+        images = images.to(self.pixel_mean.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+        return (images.float() / 255 - self.pixel_mean) / self.pixel_std
+
+    def grow(self, new_classes: Sequence[int], init: str = "balanced") -> None:
+        """Adds the classifier of a task with these raw class ids.
+
+        "balanced" (MiB Eq. 11, PLOP): every new class starts as a copy of the background, and background and new
+        classes share its probability: w_new = w_bg, b_new = b_bg = b_bg - log(N_new + 1). "random": no use of the
+        background. The first classifier is always random.
+        """
+        if repeated := set(new_classes) & set(self.classes):
+            raise ValueError(f"classes {sorted(repeated)} have a classifier already")
+        if init not in ("balanced", "random"):
+            raise ValueError(f"init is 'balanced' or 'random', not {init!r}")
+        classifier = nn.Conv2d(FEATURES, len(new_classes), 1).to(self.pixel_mean.device)
+        initialize_head(classifier)
+        if self.classifiers and init == "balanced":
+            background = self.classifiers[0]
+            with torch.no_grad():
+                background.bias[0] -= math.log(len(new_classes) + 1)
+                classifier.weight.copy_(background.weight[:1].expand_as(classifier.weight))
+                classifier.bias.fill_(background.bias[0])
+        self.classifiers.append(classifier.to(memory_format=torch.channels_last))
+        self.classes += new_classes
+
+    def frozen(self) -> "Segmenter":
+        """A copy that never changes, in evaluation mode: the teacher of the next task."""
+        teacher = copy.deepcopy(self)
+        teacher._catch_taps()  # the copied hooks still write into this model
+        return teacher.eval().requires_grad_(False)
+
+    def _catch_taps(self) -> None:
+        """Taps of a ResNet are read before the last activation of each stage, which must then not work in place."""
+        if not isinstance(self.encoder, ResNetEncoder):
+            return
+        for stage in range(4):
+            activation = getattr(self.encoder, f"layer{stage + 1}")[-1].relu
+            activation.inplace = False
+            activation._forward_pre_hooks.clear()
+            # A block calls its activation several times; the last call, on the sum, is the one that remains.
+            activation.register_forward_pre_hook(
+                lambda _, inputs, stage=stage: self._caught.__setitem__(stage, inputs[0])
+            )
+
+
+def _build_encoder(name: str) -> nn.Module:
+    try:
+        return get_encoder(name, weights=None, output_stride=STRIDE)
+    except (KeyError, ValueError, NotImplementedError, RuntimeError) as error:
+        raise InputError(
+            f"--model.encoder {name} cannot be built at output stride {STRIDE} ({str(error).splitlines()[0][:120]}); "
+            "choose another one, for example resnet18, resnet50, resnet101 or tu-tf_efficientnet_lite0."
+        ) from None

@@ -1,0 +1,91 @@
+"""Pictures of test images: image, ground truth, and the prediction of every task so far."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+
+from css.config import RunConfig
+from css.evaluate import predict
+from css.files import atomic, load_tensors, save_tensors
+from css.model import Segmenter
+from css.processes import Processes
+from tasks import Stream, Task
+from tasks.images import CentreCrop
+from tasks.voc import voc_palette
+
+PER_GROUP = 2  # pictures of the classes of each task
+MOST = 8
+_CAPTION = 18  # pixels
+
+
+def chosen_images(stream: Stream) -> list[int]:
+    """Test images that stay the same for the whole stream: the first ones that hold classes of each task in turn."""
+    presence, chosen = stream.source.presence("test"), []
+    for group in stream.groups:
+        holding = np.flatnonzero(presence[:, [c for c in group if c]].any(1))
+        fresh = [int(image) for image in holding if int(image) not in chosen]
+        chosen += fresh[: MOST if len(stream) == 1 else PER_GROUP]
+    return chosen[:MOST]
+
+
+def save_predictions(path: Path, model: Segmenter, task: Task, images: list[int], config: RunConfig,
+                     processes: Processes) -> None:  # fmt: skip
+    """Raw class ids predicted on centre crops of the chosen images, uint8 (images, H, W)."""
+    pixels, _ = _crops(task, images, config.train.crop)
+    channels = predict(model, pixels, config, processes).cpu().numpy()
+    raw = np.array(task.seen_classes, np.uint8)[channels]
+    save_tensors(path, {"predictions": torch.from_numpy(raw)})
+
+
+def draw_strip(path: Path, task: Task, images: list[int], config: RunConfig, predictions: list[Path]) -> None:
+    """A PNG with one row per image: image, ground truth, prediction after task 0, 1, ... (from their files)."""
+    pixels, masks = _crops(task, images, config.train.crop)
+    palette = voc_palette()
+    columns = [("image", pixels.permute(0, 2, 3, 1).numpy()), ("ground truth", palette[masks])]
+    for index, file in enumerate(predictions):
+        columns.append((f"after task {index}", palette[load_tensors(file)[0]["predictions"].numpy()]))
+    drawn = [np.concatenate([_caption(title, rows.shape[2]), *rows]) for title, rows in columns]
+    picture = np.concatenate([np.concatenate(drawn, 1), _legend(task, sum(part.shape[1] for part in drawn))])
+    write_png(path, picture)
+
+
+def write_png(path: Path, pixels: np.ndarray, palette: np.ndarray | None = None) -> None:
+    """RGB (H, W, 3), or (H, W) indices into a palette (256, 3)."""
+    picture = Image.fromarray(pixels)
+    if palette is not None:
+        picture.putpalette(palette.tobytes())
+    with atomic(path) as temporary:
+        picture.save(temporary, format="png")
+
+
+def _crops(task: Task, images: list[int], crop: int) -> tuple[torch.Tensor, np.ndarray]:
+    transform = CentreCrop(crop)
+    pairs = [transform(*task.source.load("test", image)) for image in images]
+    pixels = torch.from_numpy(np.stack([image for image, _ in pairs])).permute(0, 3, 1, 2).contiguous()
+    return pixels, np.stack([mask for _, mask in pairs])
+
+
+def _caption(title: str, width: int) -> np.ndarray:
+    strip = np.full((_CAPTION, width, 3), 255, np.uint8)
+    return cv2.putText(strip, title, (3, _CAPTION - 5), cv2.FONT_HERSHEY_SIMPLEX, 0.38, (0, 0, 0), 1, cv2.LINE_AA)
+
+
+def _legend(task: Task, width: int) -> np.ndarray:
+    """Colour and name of every class of the stream, new ones of this task underlined."""
+    palette, names = voc_palette(), task.source.class_names
+    per_row = max(1, width // 110)
+    classes = sum(task.groups, [])
+    rows = -(-len(classes) // per_row)
+    legend = np.full((rows * _CAPTION, width, 3), 255, np.uint8)
+    for place, label in enumerate(classes):
+        x, y = place % per_row * 110 + 3, place // per_row * _CAPTION + 3
+        cv2.rectangle(legend, (x, y), (x + 12, y + 12), palette[label].tolist(), -1)
+        cv2.putText(
+            legend, names[label][:13], (x + 17, y + 11), cv2.FONT_HERSHEY_SIMPLEX, 0.36, (0, 0, 0), 1, cv2.LINE_AA
+        )
+        if label in task.new_classes and task.index:
+            cv2.line(legend, (x + 17, y + 14), (x + 100, y + 14), (200, 0, 0), 1)
+    return legend

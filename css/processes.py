@@ -1,0 +1,67 @@
+"""The processes of one run: alone, or several under torchrun (nccl on GPUs, gloo on CPU)."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Which process this is, of how many, and its device."""
+
+    rank: int = 0
+    world: int = 1
+    device: torch.device = torch.device("cpu")
+
+    @classmethod
+    def join(cls) -> "Processes":
+        """Joins the group that torchrun announces in the environment; a process of its own without it."""
+        rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        device = torch.device("cpu")
+        if torch.cuda.is_available():
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+            torch.cuda.set_device(device)
+        if world > 1 and not dist.is_initialized():
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        return cls(rank, world, device)
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model to call in training: gradients are averaged over the processes."""
+        trainable = any(parameter.requires_grad for parameter in model.parameters())
+        return DistributedDataParallel(model) if self.world > 1 and trainable else model
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Sum over the processes; exact for integers. The tensor itself with one process."""
+        if self.world == 1:
+            return tensor
+        total = tensor.to(self.device)
+        dist.all_reduce(total)
+        return total.to(tensor.device)
+
+    def align(self, model: nn.Module) -> None:
+        """Gives every process the parameters and running statistics of the first one."""
+        if self.world > 1:
+            for tensor in model.state_dict().values():
+                dist.broadcast(tensor, 0)
+
+    def first(self, work: Callable[[], T]) -> T | None:
+        """Runs `work` in the first process while the others wait; returns its result there, None elsewhere."""
+        result = work() if self.is_main else None
+        self.wait()
+        return result
+
+    def wait(self) -> None:
+        if self.world > 1:
+            dist.barrier()

@@ -1,0 +1,48 @@
+"""Tables from results.json."""
+
+from collections.abc import Sequence
+
+from css.results import GROUPS
+
+_TITLES = {"old": "old", "old_no_bg": "old w/o bg", "new": "new", "all": "all", "all_no_bg": "all w/o bg",
+           "harmonic": "harmonic"}  # fmt: skip
+
+
+def percent(value: float | None) -> str:
+    """Two digits; "-" where there is no number."""
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table with aligned columns, so that it also reads well in a terminal. The first column is text."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        first, *others = (cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
+        return "| " + " | ".join([first.strip().ljust(widths[0]), *others]) + " |"
+
+    rule = "-" * (widths[0] + 2) + "|" + "|".join("-" * (width + 1) + ":" for width in widths[1:])
+    return "\n".join([line(header), f"|{rule}|", *map(line, rows)])
+
+
+def run_table(results: dict) -> str:
+    """One row per task: image counts, mIoU per group; then the mean over tasks and the classes after the last task."""
+    config, names = results["config"], results["class_names"]
+    rows = []
+    for task in results["tasks"]:
+        new = [names[c] for c in task["new_classes"] if c]
+        title = ", ".join(new) if len(new) <= 3 else f"{new[0]} ... {new[-1]}"
+        counts = [str(task["train_images"]), str(task["test_images"])]
+        means = [percent(task["groups"][group]) for group in GROUPS]
+        rows.append([f"{task['index']}: {title}", *counts, *means])
+    table = markdown(["task", "train", "test", *(_TITLES[group] for group in GROUPS)], rows)
+    last = results["tasks"][-1]
+    classes = [[names[c], percent(iou)] for c, iou in zip(results["class_order"], last["iou"], strict=False)]
+    run = " ".join(config[key] for key in ("dataset", "protocol", "setting"))
+    unfinished = "" if results["complete"] else " This run is not finished."
+    return (
+        f"{run}, {config['method']}, seed {config['seed']}: mIoU in %\n\n{table}\n\n"
+        f"avg {percent(results['avg'])}. old = classes of task 0, background included; new = classes of the "
+        f"later tasks; avg = mean of all over the tasks.{unfinished}\n\n"
+        f"After task {last['index']}:\n\n{markdown(['class', 'IoU'], classes)}\n"
+    )

@@ -1,0 +1,180 @@
+"""One run: every task of a stream, from the data to results.json. This file is the whole flow."""
+
+import hashlib
+import resource
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from css import config as settings
+from css.config import RunConfig
+from css.data import make_stream
+from css.evaluate import evaluate
+from css.files import atomic, load_tensors, read_json, save_tensors, write_json, write_text
+from css.log import Log
+from css.method import Method, method_class
+from css.model import Segmenter
+from css.pictures import chosen_images, draw_strip, save_predictions
+from css.processes import Processes
+from css.report import percent, run_table
+from css.results import run_facts, task_result, write_results
+from css.trainer import Trainer, restore_model
+from tasks import InputError, Stream, Task
+
+
+def run(config: RunConfig, processes: Processes) -> dict[str, Any] | None:
+    """Learns the stream and returns its results (None in all but the first process). Goes on where a killed run was.
+
+    Raises InputError for anything a user can mend; nothing is written before settings and data are checked.
+    """
+    config = settings.resolve(config)
+    stream = prepare(config, processes.world)
+    folder, num_first = config.folder, len(stream.groups[0])
+    method = method_class(config.method)(config.options)
+    learnt = stream.joint() if method.joint else stream
+    facts = run_facts(settings.as_dict(config), stream.groups, stream.source.class_names, stream.source.fingerprint())
+    processes.first(lambda: _open_folder(config, stream))
+    log = Log(folder / "log.jsonl" if processes.is_main else None)
+    model = build_model(config, processes)
+    results: list[dict] = []
+    for task in learnt:
+        teacher = model.frozen() if task.index else None
+        torch.manual_seed(config.seed * 1000 + task.index)  # a restart grows the same classifier
+        model.grow(task.new_classes)
+        home = task_folder(folder, task.index)
+        if not (home / "result.json").exists():
+            log.truncate(results[-1]["log_bytes"] if results else 0)
+            _learn(config, task, model, teacher, method, processes, log, num_first, chosen_images(stream))
+        load_task(home, model, method)
+        results.append(read_json(home / "result.json"))
+        complete = task.index == len(learnt) - 1
+        if processes.is_main:
+            written = write_results(folder, facts, results, complete)
+            print(f"\n{run_table(written)}" if complete else _brief(results[-1]), flush=True)
+            if complete:
+                write_text(folder / "table.md", run_table(written))
+    processes.wait()
+    return written if processes.is_main else None
+
+
+def prepare(config: RunConfig, world: int) -> Stream:
+    """The stream of a configuration, after checking everything a user can get wrong; nothing is written."""
+    settings.check(config, world)
+    stream = make_stream(config)
+    list(stream)  # every task must have images
+    if config.task0:
+        _borrowed_first_task(config, stream.task(0))
+    return stream
+
+
+def build_model(config: RunConfig, processes: Processes) -> Segmenter:
+    """The network before its first task, the same in every process."""
+    torch.manual_seed(config.seed)
+    model = Segmenter(config.model.encoder, config.model.encoder_weights)
+    return model.to(processes.device, memory_format=torch.channels_last)
+
+
+def task_folder(folder: Path, index: int) -> Path:
+    return folder / f"task_{index}"
+
+
+def load_task(home: Path, model: Segmenter, method: Method | None = None) -> None:
+    """Restores the end of a task into a model that has grown to it."""
+    tensors, _ = load_tensors(home / "model.safetensors")
+    restore_model(model, tensors, home / "model.safetensors")
+    if method:
+        method.load_tensors(
+            {name.removeprefix("method."): t for name, t in tensors.items() if name.startswith("method.")}
+        )
+
+
+def _learn(config: RunConfig, task: Task, model: Segmenter, teacher: Segmenter | None, method: Method,
+           processes: Processes, log: Log, num_first: int, pictured: list[int]) -> None:  # fmt: skip
+    """Learns, tests and stores one task; its folder appears only when everything in it is complete."""
+    began, home = time.perf_counter(), task_folder(config.folder, task.index)
+    work = home.with_name(f"{home.name}.work")
+    trainer = Trainer(config, processes, work, log)
+    if task.index == 0 and config.task0:
+        restore_model(model, _borrowed_first_task(config, task), config.task0)
+    else:
+        method.learn(task, model, teacher, trainer)
+    method.finish(task, model, trainer)
+    confusion = evaluate(model, task, config, processes)
+
+    def store() -> None:
+        with atomic(home) as partial:
+            partial.mkdir()
+            tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+            tensors |= {f"method.{name}": value for name, value in method.tensors().items()}
+            save_tensors(
+                partial / "model.safetensors", tensors, {"identity": _identity(task), "classes": model.classes}
+            )
+            save_predictions(partial / "predictions.safetensors", model, task, pictured, config, processes)
+            files = [task_folder(config.folder, k) / "predictions.safetensors" for k in range(task.index)]
+            draw_strip(partial / "pictures.png", task, pictured, config, [*files, partial / "predictions.safetensors"])
+            result = task_result(task, confusion, num_first) | {
+                "history": trainer.history,
+                "seconds": {"train": sum(epoch["seconds"] for epoch in trainer.history),
+                            "since_start_or_restart": time.perf_counter() - began},
+                "peak_memory_mb": _peak_memory(processes),
+                "log_bytes": log.position(),
+            }  # fmt: skip
+            write_json(partial / "result.json", result)
+        shutil.rmtree(work, ignore_errors=True)
+
+    processes.first(store)
+
+
+def _identity(task: Task) -> str:
+    """Digest of what a task is learnt from: data, images and label map."""
+    digest = hashlib.sha256(task.source.fingerprint().encode())
+    for array in (task.train_indices, task.train_lut):
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _borrowed_first_task(config: RunConfig, task: Task) -> dict[str, torch.Tensor]:
+    """The finished first task of the run --task0 names, if it was learnt from the same data with the same settings."""
+    home = task_folder(config.task0, 0)
+    if not (home / "result.json").exists():
+        raise InputError(f"--task0 {config.task0} has no finished first task; name the folder of a run that has one.")
+    tensors, facts = load_tensors(home / "model.safetensors")
+    reasons = settings.differences(settings.as_dict(config), settings.read(config.task0), first_task_only=True)
+    if facts.get("identity") != _identity(task):
+        reasons.append("its first task was learnt from other images or classes")
+    if reasons:
+        raise InputError(f"--task0 {config.task0} does not fit this run: {'; '.join(reasons)}.")
+    return tensors
+
+
+def _open_folder(config: RunConfig, stream: Stream) -> None:
+    """Makes the run folder, or checks that an existing one was made with the same configuration; says what will run."""
+    folder = config.folder
+    if (folder / settings.FILE).exists():
+        if changed := settings.differences(settings.as_dict(config), settings.read(folder)):
+            raise InputError(
+                f"{folder} was made with another configuration: {'; '.join(changed)}. "
+                "Give the same settings to resume it, or another --name."
+            )
+    else:
+        settings.save(config)
+    print(f"{stream.describe()}\n{config.method}, {config.model.encoder}, {config.train.precision}, "
+          f"results in {folder}", file=sys.stderr, flush=True)  # fmt: skip
+
+
+def _brief(result: dict) -> str:
+    groups = result["groups"]
+    return f"task {result['index']}: mIoU " + ", ".join(
+        f"{name} {percent(groups[name])}" for name in ("old", "new", "all")
+    )
+
+
+def _peak_memory(processes: Processes) -> float:
+    """MB: of the GPU if there is one, else of this process."""
+    if processes.device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -1,0 +1,184 @@
+"""The training loop. It knows no method: it minimises the sum of the losses it is given."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from css.batchnorm import group_batch_norm
+from css.config import RunConfig
+from css.files import load_tensors, save_tensors
+from css.log import Log
+from css.model import Segmenter
+from css.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
+from css.processes import Processes
+from tasks import InputError, Task
+from tasks.images import RandomCrop, TaskImages, TrainBatches
+
+Losses = Callable[[nn.Module, torch.Tensor, torch.Tensor], dict[str, torch.Tensor]]
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Trainer:
+    """Trains the model of one task at a time; what is unfinished lies in `folder`, so that a killed run can go on.
+
+    Every stage of a task has a name. A stage that was finished before returns at once with its result, so a method
+    may simply run through its stages again after a restart.
+    """
+
+    def __init__(self, config: RunConfig, processes: Processes, folder: Path, log: Log):
+        self.config, self.processes, self.folder, self.log = config, processes, folder, log
+        self.history: list[dict[str, float]] = []  # mean losses of every epoch of the task
+
+    def autocast(self) -> torch.autocast:
+        return autocast(self.config, self.processes)
+
+    def fit(self, model: Segmenter, task: Task, losses: Losses, stage: str = "fit") -> None:
+        """Minimises sum(losses(forward, images, labels).values()) for the epochs of the task, from `model` in place.
+
+        Raises InputError for a loss that is not finite; the checkpoint of the last epoch stays where it is.
+        """
+        train, epochs = self.config.train, self.config.epochs(task.index)
+        self._prepare_batch_norm(model)
+        optimizer = make_optimizer(train, model, self.config.lr(task.index))
+        scaler = torch.amp.GradScaler(self.processes.device.type, enabled=train.precision == "fp16")
+        loader, batches = self._loader(task, stage)
+        done = self._resume(stage, model, optimizer, scaler)
+        forward = self.processes.wrap(model.train())
+        total = epochs * len(batches)
+        bar = tqdm(total=total, initial=done * len(batches), desc=f"task {task.index} {stage}", unit="step",
+                   disable=not self.processes.is_main or done == epochs)  # fmt: skip
+        with bar:
+            for epoch in range(done, epochs):
+                batches.epoch = epoch
+                began, sums = time.perf_counter(), {}
+                for step, (images, labels) in enumerate(loader):
+                    iteration = epoch * len(batches) + step
+                    rate = self.config.lr(task.index) * (1 - iteration / total) ** 0.9
+                    for group in optimizer.param_groups:
+                        group["lr"] = rate
+                    values = self._step(forward, losses, optimizer, scaler, model.normalise(images), labels)
+                    where = {"task": task.index, "stage": stage, "epoch": epoch, "iteration": iteration}
+                    self._require_finite(values, where)
+                    self.log.write({**where, "lr": rate, **values})
+                    sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}
+                    bar.set_postfix({name: f"{value:.3g}" for name, value in values.items()}, refresh=False)
+                    bar.update()
+                means = {name: value / len(batches) for name, value in sums.items()}
+                self.history.append({"stage": stage, "epoch": epoch, **means, "seconds": time.perf_counter() - began})
+                self._save(stage, model, optimizer, scaler, epoch + 1)
+        self.processes.align(model)
+
+    def passes(self, task: Task, model: Segmenter, purpose: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """One pass over the training images as they are seen in training: normalised images and labels, no gradient."""
+        loader, batches = self._loader(task, purpose)
+        with torch.no_grad():
+            for images, labels in tqdm(loader, desc=f"task {task.index} {purpose}", unit="batch", leave=False,
+                                       disable=not self.processes.is_main):  # fmt: skip
+                yield model.normalise(images), labels.to(self.processes.device)
+
+    def once(self, name: str, compute: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """The tensors of a named computation, from disk if it was finished before."""
+        path = self.folder / f"{name}.safetensors"
+        if not path.exists():
+            tensors = compute()
+            self.processes.first(lambda: save_tensors(path, tensors))
+        return load_tensors(path)[0]
+
+    def _step(self, forward, losses, optimizer, scaler, images, labels) -> dict[str, float]:
+        """One optimiser step; the mean loss terms over its smaller batches and all processes."""
+        labels = labels.to(self.processes.device, non_blocking=True)
+        parts = self.config.train.accumulate
+        optimizer.zero_grad(set_to_none=True)
+        sums: dict[str, torch.Tensor] = {}
+        for part, (some_images, some_labels) in enumerate(zip(images.chunk(parts), labels.chunk(parts), strict=True)):
+            last = part == parts - 1
+            synchronise = contextlib.nullcontext() if last or not hasattr(forward, "no_sync") else forward.no_sync()
+            with synchronise:
+                with self.autocast():
+                    terms = losses(forward, some_images, some_labels)
+                scaler.scale(sum(terms.values()) / parts).backward()
+            for name, term in terms.items():
+                sums[name] = sums.get(name, 0) + term.detach() / parts
+        values = self.processes.sum(torch.stack([*sums.values()]).double()) / self.processes.world
+        if values.isfinite().all():  # else the caller stops, and the parameters stay as they are
+            scaler.step(optimizer)
+            scaler.update()
+        return dict(zip(sums, values.tolist(), strict=True))
+
+    def _require_finite(self, values: dict[str, float], where: dict) -> None:
+        loss = sum(values.values())
+        if not abs(loss) < float("inf"):  # false for NaN, too
+            raise InputError(
+                f"The loss is {loss} at task {where['task']}, epoch {where['epoch']}, iteration {where['iteration']} "
+                f"({', '.join(f'{name} {value:.3g}' for name, value in values.items())}): lower --train.lr or "
+                "--train.later-lr, or use --train.precision fp32. The last good checkpoint is kept."
+            )
+
+    def _loader(self, task: Task, purpose: str) -> tuple[DataLoader, TrainBatches]:
+        train = self.config.train
+        images = task.train(RandomCrop(train.crop))
+        seed = [self.config.seed, task.index, *purpose.encode()]
+        batches = TrainBatches(len(images), train.batch, seed, self.processes.rank, self.processes.world)
+        return make_loader(images, batches, train.workers, self.processes), batches
+
+    def _prepare_batch_norm(self, model: Segmenter) -> None:
+        train = self.config.train
+        if train.bn_group:
+            group_batch_norm(model, train.bn_group)
+        if train.sync_bn and self.processes.world > 1:
+            nn.SyncBatchNorm.convert_sync_batchnorm(model)
+
+    def _resume(self, stage, model, optimizer, scaler) -> int:
+        """Restores the last checkpoint of a stage; returns how many of its epochs are done."""
+        path = self.folder / f"{stage}.safetensors"
+        if not path.exists():
+            return 0
+        tensors, facts = load_tensors(path)
+        restore_model(model, tensors, path)
+        restore_optimizer(optimizer, model, tensors)
+        scaler.load_state_dict(facts["scaler"])
+        self.history = facts["history"]
+        self.log.truncate(facts["log_bytes"])
+        return facts["epochs"]
+
+    def _save(self, stage, model, optimizer, scaler, epochs: int) -> None:
+        tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+        tensors |= optimizer_tensors(optimizer, model)
+        facts = {"epochs": epochs, "history": self.history, "scaler": scaler.state_dict(),
+                 "log_bytes": self.log.position()}  # fmt: skip
+        self.processes.first(lambda: save_tensors(self.folder / f"{stage}.safetensors", tensors, facts))
+
+
+def autocast(config: RunConfig, processes: Processes) -> torch.autocast:
+    """The precision of forward passes, in training and in evaluation."""
+    dtype = _DTYPES[config.train.precision]
+    return torch.autocast(processes.device.type, dtype, enabled=dtype is not torch.float32)
+
+
+def make_loader(images: TaskImages, batches, workers: int, processes: Processes) -> DataLoader:
+    return DataLoader(
+        images, batch_sampler=batches, num_workers=workers, persistent_workers=workers > 0,
+        pin_memory=processes.device.type == "cuda", worker_init_fn=_single_thread,
+    )  # fmt: skip
+
+
+def _single_thread(_: int) -> None:
+    cv2.setNumThreads(0)  # workers are the parallelism; threads inside them only fight for the cores
+
+
+def restore_model(model: Segmenter, tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Takes the entries "model.*". Raises InputError if they do not fit the model."""
+    state = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
+    try:
+        model.load_state_dict(state)
+    except RuntimeError:
+        raise InputError(
+            f"{path} holds another network than this run's; delete its folder to train it again."
+        ) from None

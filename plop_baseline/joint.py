@@ -1,0 +1,8 @@
+"""Joint training: all classes at once from all images with all labels. The upper bound, not a continual method."""
+
+from css.method import Method
+
+
+class Joint(Method):
+    summary = "all classes in one task with all labels (upper bound)"
+    joint = True

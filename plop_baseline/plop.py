@@ -1,0 +1,70 @@
+"""PLOP (Douillard et al., CVPR 2021): local POD distillation and entropy pseudo-labels."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from css.losses import upsample
+from css.method import Method
+from css.model import STRIDE
+from plop_baseline.pod import pod_loss
+from plop_baseline.pseudo_labels import EntropyHistogram, pseudo_label, weighted_cross_entropy
+from tasks import InputError
+
+SCALES = (1, 2, 4)
+
+
+@dataclass(frozen=True)
+class PlopOptions:
+    pod_factor: float = 0.01
+    """Weight of local POD on the feature maps."""
+    logits_factor: float = 5e-4
+    """Weight of local POD on the low-resolution logits."""
+    thresholds: Literal["official", "median"] = "official"
+    """Entropy threshold per class: the arithmetic of the published code, or the median that the paper defines."""
+    floor: float = 1e-3
+    """No threshold is below this."""
+    no_background_factor: float = 0.0
+    """Weight of an image without a background pixel: 0 as published (its new classes are lost), 1 repairs that."""
+
+
+class Plop(Method):
+    Options = PlopOptions
+    summary = "local POD distillation and entropy pseudo-labels (CVPR 2021)"
+
+    def check(self, config):
+        if config.train.crop // STRIDE < max(SCALES):
+            raise InputError(
+                f"--train.crop {config.train.crop} is too small for plop: local POD divides the last map into "
+                f"{max(SCALES)} x {max(SCALES)} regions, so it needs at least {max(SCALES) * STRIDE} pixels."
+            )
+
+    def prepare(self, task, model, teacher, trainer):
+        """One pass of the teacher over the training images gives the entropy threshold of every old class."""
+
+        def measure() -> dict[str, torch.Tensor]:
+            histogram = EntropyHistogram(len(task.old_classes), len(task.seen_classes), self.options.thresholds)
+            for images, labels in trainer.passes(task, teacher, "thresholds"):
+                with trainer.autocast():
+                    logits = teacher(images).logits
+                histogram.update(upsample(logits, labels), labels)
+            histogram.counts = trainer.processes.sum(histogram.counts)
+            return {"thresholds": histogram.thresholds(self.options.floor)}
+
+        self.thresholds = trainer.once("thresholds", measure)["thresholds"]
+
+    def losses(self, task, forward, teacher, images, labels):
+        num_seen, num_new = len(task.seen_classes), len(task.new_classes)
+        with torch.no_grad():
+            old = teacher(images)
+            targets, factor = pseudo_label(
+                upsample(old.logits, labels), labels, self.thresholds.to(labels.device), num_seen,
+                self.options.no_background_factor,
+            )  # fmt: skip
+        new = forward(images)
+        pod = pod_loss(
+            [*old.taps, old.features, old.logits], [*new.taps, new.features, new.logits], num_seen, num_new,
+            self.options.pod_factor, self.options.logits_factor,
+        )  # fmt: skip
+        return {"ce": weighted_cross_entropy(upsample(new.logits, labels), targets, factor), "pod": pod}

@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# bash run.sh shapes 15-1          the built-in synthetic stream
+# bash run.sh voc 15-1 [options]   VOC 2012 (in $DATA_ROOT or ./data)
+# bash run.sh table2 [options]     all methods and protocols, one table
+# bash run.sh test                 the test-suite
+# bash run.sh COMMAND ...          any other command of css: table, evaluate, predict, report, prepare, list
+#
+# Uses the active environment if it has the packages, else makes .venv beside this file. GPUS=n sets the number of
+# processes. An interrupted run goes on with the same command.
+set -euo pipefail
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+
+has_packages() { # does this python have everything?
+    command -v "$1" >/dev/null && "$1" - <<'PY' 2>/dev/null
+import sys
+from importlib.util import find_spec
+needed = ("torch torchvision segmentation_models_pytorch albumentations cv2 numpy PIL yaml safetensors scipy tqdm tyro "
+          "pytest hypothesis")
+sys.exit(sys.version_info < (3, 10) or not all(map(find_spec, needed.split())))
+PY
+}
+
+make_environment() {
+    if command -v uv >/dev/null; then
+        uv venv --clear "$root/.venv"
+        uv pip install --python "$root/.venv/bin/python" -e "$root[test]"
+    else
+        local base
+        for base in python3 python; do
+            command -v "$base" >/dev/null && "$base" -c 'import sys; sys.exit(sys.version_info < (3, 10))' && break
+            base=""
+        done
+        [ -n "$base" ] || { echo "run.sh needs Python 3.10 or newer on the PATH." >&2; exit 2; }
+        "$base" -m venv --clear "$root/.venv"
+        "$root/.venv/bin/python" -m pip install --disable-pip-version-check -e "$root[test]"
+    fi
+    cp "$root/pyproject.toml" "$root/.venv/installed.toml" # last, so that a killed installation is made again
+}
+
+python=python
+if ! has_packages python; then
+    python="$root/.venv/bin/python"
+    cmp -s "$root/pyproject.toml" "$root/.venv/installed.toml" || make_environment
+fi
+
+[ $# -gt 0 ] || { sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+command="$1"; shift
+case "$command" in
+    shapes | voc) exec "$python" -m css run "$command" "$@" ;;
+    table2) exec "$python" -m css table "$root/recipes/table2.yaml" "$@" ;;
+    test) cd "$root" && exec "$python" -m pytest "$@" ;;
+    *) exec "$python" -m css "$command" "$@" ;;
+esac

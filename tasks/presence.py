@@ -1,0 +1,149 @@
+"""Reads images and masks from disk, verifies them, and indexes which values occur in each mask.
+
+Decoding a whole data set takes minutes, so the index is cached under a key made from the content it was read from.
+"""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+from PIL import Image
+from safetensors import SafetensorError
+from tqdm import tqdm
+
+from tasks.errors import InputError
+
+FORMAT = b"presence 1"  # part of the key: raise the number when the meaning of the cached table changes
+
+
+def open_image(path: Path | str) -> Image.Image:
+    """The fully decoded image in RGB. Raises InputError naming the file if it is missing or cannot be decoded."""
+    return _decode(path, "image").convert("RGB")
+
+
+def open_mask(path: Path | str) -> Image.Image:
+    """The fully decoded mask, whose pixel values are raw class ids (palette indices or grey values).
+
+    Raises InputError naming the file if it is missing, cannot be decoded or has colours instead of indices.
+    """
+    mask = _decode(path, "mask")
+    if mask.mode not in ("P", "L"):
+        raise InputError(
+            f"mask {path} has mode {mask.mode} instead of one class id per pixel: "
+            "save it as a palette or 8-bit grey PNG."
+        )
+    return mask
+
+
+def scan(
+    items: Sequence[tuple[Path, Path]], valid_values: Iterable[int], workers: int, cache_dir: Path | None = None
+) -> tuple[np.ndarray, str]:
+    """Which values occur in each mask, bool (items, 256), and the hex key of the content this was read from.
+
+    items are (image path, mask path) pairs. Every pair is verified: both files exist and decode completely, their sizes
+    agree, the mask holds one id per pixel and only valid_values; else InputError names the file. The key covers the
+    masks' bytes and the images' names and sizes in bytes, so only data of the same content shares a cache entry.
+    The cache lies in cache_dir (default: css-presence in $XDG_CACHE_HOME or ~/.cache).
+    """
+    valid = np.isin(np.arange(256), list(valid_values))
+    with ThreadPoolExecutor(max(1, workers)) as pool:  # threads do: file access and PIL's decoders release the GIL
+        key = hashlib.sha256(FORMAT + valid.tobytes() + b"".join(pool.map(_digest, items))).hexdigest()
+        path = (_default_cache_dir() if cache_dir is None else cache_dir) / f"{key}.safetensors"
+        presence = _read_cache(path, len(items))
+        if presence is None:
+            rows = pool.map(partial(_values_of_pair, valid=valid), items)
+            bar = tqdm(rows, "checking images and masks", len(items), unit="image")
+            presence = np.array(list(bar), dtype=bool).reshape(len(items), 256)
+            _write_cache(path, presence)
+    return presence, key
+
+
+def _digest(item: tuple[Path, Path]) -> bytes:
+    """Digest of the mask's bytes and the image's name and size; cheap, as nothing is decoded."""
+    image, mask = item
+    try:
+        size = os.stat(image).st_size
+    except OSError as error:
+        raise _unreadable("image", image, error) from error
+    try:
+        content = Path(mask).read_bytes()
+    except OSError as error:
+        raise _unreadable("mask", mask, error) from error
+    head = f"{os.path.basename(image)}\0{size}\0".encode()
+    return hashlib.sha256(head + content).digest()
+
+
+def _values_of_pair(item: tuple[Path, Path], valid: np.ndarray) -> np.ndarray:
+    """bool (256,): the values in the mask of one verified pair."""
+    image, mask = open_image(item[0]), open_mask(item[1])
+    if image.size != mask.size:
+        raise InputError(
+            f"mask {item[1]} is {mask.width}x{mask.height} pixels but its image {item[0]} is "
+            f"{image.width}x{image.height}: replace the one that is wrong."
+        )
+    values = np.array(mask.histogram()) > 0
+    if (values & ~valid).any():
+        outside = ", ".join(map(str, np.flatnonzero(values & ~valid)[:5]))
+        known = ", ".join(map(str, np.flatnonzero(valid)))
+        raise InputError(
+            f"mask {item[1]} holds the value(s) {outside}, which are no class ids: re-save it with {known} only."
+        )
+    return values
+
+
+def _decode(path: Path | str, kind: str) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except Exception as error:  # PIL's decoders raise OSError, SyntaxError, ValueError, struct.error and others
+        raise _unreadable(kind, path, error) from error
+
+
+def _unreadable(kind: str, path: Path | str, error: Exception) -> InputError:
+    if isinstance(error, FileNotFoundError):
+        return InputError(f"{kind} {path} is listed but missing: restore it or take it off the list.")
+    reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
+    return InputError(f"{kind} {path} cannot be read ({reason}): replace the file or take it off the list.")
+
+
+def _default_cache_dir() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "css-presence"
+
+
+def _read_cache(path: Path, num_images: int) -> np.ndarray | None:
+    """The cached table, or None if there is none or the file is damaged."""
+    try:
+        tensors = safetensors.numpy.load_file(path)
+        table, checksum = tensors["presence"], tensors["checksum"]
+    except (OSError, KeyError, SafetensorError):
+        return None
+    if table.shape != (num_images, 256) or not np.array_equal(checksum, _checksum(table)):
+        return None
+    return table.astype(bool)
+
+
+def _write_cache(path: Path, presence: np.ndarray) -> None:
+    """Writes atomically. A cache that cannot be written only costs the next run its time, so errors are dropped."""
+    table = presence.astype(np.uint8)
+    data = safetensors.numpy.save({"presence": table, "checksum": _checksum(table)})
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(data)
+            os.replace(temporary, path)
+        except OSError:
+            os.unlink(temporary)
+
+
+def _checksum(table: np.ndarray) -> np.ndarray:
+    return np.frombuffer(hashlib.sha256(table.tobytes()).digest(), dtype=np.uint8)
