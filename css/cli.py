@@ -1,6 +1,8 @@
 """The command line: css run | table | evaluate | predict | report | prepare | list."""
 
+import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 
 import torch
@@ -13,6 +15,7 @@ from css.processes import Processes
 from css.run import prepare, run
 from tasks import InputError
 
+WANTS_HELP = {"-h", "--help"}
 USAGE = """usage: css COMMAND ...
 
   run DATASET PROTOCOL [options]   learn a stream, for example: css run shapes 15-1 --method plop
@@ -30,14 +33,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit code: 0 done, 2 wrong usage or input. Anything else is raised."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
-    if command in ("-h", "--help"):
+    if command in WANTS_HELP:
         print(USAGE)
         return 0
     try:
         if command not in COMMANDS:
             raise InputError(f"{command!r} is no command; choose from {', '.join(COMMANDS)}.")
-        return COMMANDS[command](rest) or 0
+        return COMMANDS[command](rest)
     except InputError as error:
+        if int(os.environ.get("RANK", 0)):
+            time.sleep(3)  # the first process, if it met the same error, says so and ends this one meanwhile
         # A worker of the data loader wraps the message in its own traceback; the last line is ours.
         print(f"css: {str(error).strip().splitlines()[-1].removeprefix('tasks.errors.InputError: ')}", file=sys.stderr)
         return 2
@@ -61,9 +66,8 @@ def _run(arguments: list[str]) -> int:
 
 def parse_run(arguments: list[str]) -> RunConfig:
     """The defaults depend on the data set and the options on the method, so both are looked up first."""
-    wants_help = bool({"-h", "--help"} & set(arguments))
     named = [argument for argument in arguments[:2] if not argument.startswith("-")]
-    if len(named) < 2 and not wants_help:
+    if len(named) < 2 and not WANTS_HELP & set(arguments):
         raise InputError("css run needs a data set and a protocol first, for example: css run shapes 15-1.")
     default = preset(named[0] if named else "voc", _value_of("--method", arguments) or "plop")
     return tyro.cli(
@@ -81,15 +85,22 @@ def _value_of(flag: str, arguments: list[str]) -> str | None:
     return None
 
 
-def _command(function: Callable[..., None]) -> Callable[[list[str]], None]:
-    """A command whose parameters are its options."""
-    return lambda arguments: tyro.cli(function, args=arguments, prog=f"css {function.__name__}")
+def _command(function: Callable[..., None], several: bool = False) -> Callable[[list[str]], int]:
+    """A command whose parameters are its options; `several`: it shares its work between processes."""
+
+    def command(arguments: list[str]) -> int:
+        if several and wanted_processes() > 1 and not WANTS_HELP & set(arguments):
+            return launch(wanted_processes(), [function.__name__, *arguments])
+        tyro.cli(function, args=arguments, prog=f"css {function.__name__}")
+        return 0
+
+    return command
 
 
-COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": _run,
-    "table": _command(commands.table),
-    "evaluate": _command(commands.evaluate),
+    "table": _command(commands.table, several=True),
+    "evaluate": _command(commands.evaluate, several=True),
     "predict": _command(commands.predict),
     "report": _command(commands.report),
     "prepare": _command(commands.prepare),

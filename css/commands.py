@@ -40,7 +40,10 @@ def table(recipe: tyro.conf.Positional[Path], /, data_root: Path | None = None, 
         runs: Folder of all run folders.
         epochs: Epochs of every task instead of those of the recipe.
     """
-    print(make_table(recipe, data_root, runs, epochs, Processes.join()))
+    processes = Processes.join()
+    text = make_table(recipe, data_root, runs, epochs, processes)
+    if processes.is_main:
+        print(text)
 
 
 def evaluate(run: tyro.conf.Positional[Path], /, task: int | None = None, data_root: Path | None = None,

@@ -106,7 +106,7 @@ class RunConfig(Generic[OptionsT]):
 
 # What differs from the published VOC settings above. "shapes" is sized for two CPU cores.
 PRESETS: dict[str, dict[str, Any]] = {
-    "voc": {},
+    "voc": {"train": TrainConfig(bn_group=12)},  # 2 GPUs x 12 images, BatchNorm not synchronised
     "shapes": {
         "model": ModelConfig(encoder="resnet18", encoder_weights="none"),
         "train": TrainConfig(epochs=8, later_epochs=8, batch=16, crop=96, lr=0.05, later_lr=0.01),
@@ -141,7 +141,10 @@ def check(config: RunConfig, world: int) -> None:
     share = train.batch // (world * train.accumulate)
     together = min(share, train.bn_group or share)
     if share % together:
-        raise InputError(f"--train.bn-group {train.bn_group} does not divide the {share} images of one forward pass.")
+        raise InputError(
+            f"--train.bn-group {train.bn_group} does not divide the {share} images of one forward pass; "
+            "give another size, or None to normalise over all of them."
+        )
     if together < 2 and not (train.sync_bn and world > 1):
         raise InputError(
             "BatchNorm cannot be trained on one image at a time: raise --train.batch (or --train.bn-group), "

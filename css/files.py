@@ -24,19 +24,29 @@ def atomic(path: Path) -> Iterator[Path]:
     A process killed inside the block leaves `path` as it was. Raises InputError if the folder cannot be written.
     """
     temporary = path.with_name(f".{path.name}.partial")
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove(temporary)
-        yield temporary
-        if temporary.is_dir():
-            _remove(path)
-        else:
-            with temporary.open("rb") as written:
-                os.fsync(written.fileno())
-        os.replace(temporary, path)
+        try:
+            yield temporary
+            if temporary.is_dir():
+                _remove(path)
+            else:
+                with temporary.open("rb") as written:
+                    os.fsync(written.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                _remove(temporary)
+            raise
+
+
+@contextlib.contextmanager
+def writing(path: Path | str | None) -> Iterator[None]:
+    """Turns an error of the operating system into one sentence."""
+    try:
+        yield
     except OSError as error:
-        with contextlib.suppress(OSError):
-            _remove(temporary)
         raise InputError(
             f"Cannot write {path}: {error.strerror or error}; free some space or choose another folder with --runs."
         ) from error

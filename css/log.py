@@ -3,27 +3,27 @@
 import json
 from pathlib import Path
 
-from tasks.errors import InputError
+from css.files import writing
 
 
 class Log:
     """Appends lines to a file; a process that is not the main one passes None and writes nothing."""
 
     def __init__(self, path: Path | None):
-        try:
+        with writing(path):
             self._file = path.open("ab") if path else None
-        except OSError as error:
-            raise InputError(f"Cannot write {path}: {error.strerror}; choose another folder with --runs.") from error
 
     def write(self, entry: dict) -> None:
         if self._file:
-            self._file.write(json.dumps(entry).encode() + b"\n")
+            with writing(self._file.name):
+                self._file.write(json.dumps(entry).encode() + b"\n")
 
     def position(self) -> int:
         """Bytes written so far, all of them on disk."""
         if not self._file:
             return 0
-        self._file.flush()
+        with writing(self._file.name):
+            self._file.flush()
         return self._file.tell()
 
     def truncate(self, position: int) -> None:

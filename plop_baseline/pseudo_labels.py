@@ -57,8 +57,8 @@ class EntropyHistogram:
         of_class = _official_threshold if self.mode == "official" else self._median
         values = [of_class(row) if row.any() else 0.0 for row in self.counts.cpu()]
         values = torch.tensor(values, dtype=torch.float32)
-        # Not torch.maximum: the published comparison lets the floor replace -inf, but keeps a NaN (accepts no pixel).
-        return torch.where(values < floor, floor, values).to(self.counts.device)
+        # As in the published code, the floor replaces -inf, but a NaN stays (no pixel is accepted).
+        return values.clamp(min=floor).to(self.counts.device)
 
     def _median(self, counts: Tensor) -> float:
         """Median of one class: the middle of the bin of the middle pixel, or the mean over the two middle pixels."""
