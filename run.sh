@@ -15,7 +15,7 @@ has_packages() { # does this python have everything?
     command -v "$1" >/dev/null && "$1" - <<'PY' 2>/dev/null
 import sys
 from importlib.util import find_spec
-needed = ("torch torchvision segmentation_models_pytorch albumentations cv2 numpy PIL yaml safetensors scipy tqdm tyro "
+needed = ("torch torchvision segmentation_models_pytorch albumentations cv2 numpy PIL yaml safetensors scipy tqdm tyro pydantic "
           "pytest hypothesis")
 sys.exit(sys.version_info < (3, 10) or not all(map(find_spec, needed.split())))
 PY

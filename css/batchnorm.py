@@ -1,26 +1,30 @@
 """BatchNorm over groups of a fixed number of images, so that one process can reproduce several."""
 
+import functools
+
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 
-class GroupBatchNorm2d(nn.BatchNorm2d):
-    """Batch statistics over each `group` consecutive images instead of over the whole batch.
+class _Grouped:
+    """Batch statistics over each `group` consecutive images instead of over the whole batch. Input (B, C, H, W).
 
     In training, one process with B images and groups of B / w normalises exactly as w processes with B / w images
     each and unsynchronised BatchNorm. Running statistics follow the first group alone, as DistributedDataParallel
-    keeps those of its first process. In evaluation it is a plain BatchNorm2d. Input (B, C, H, W).
+    keeps those of its first process. In evaluation nothing is changed.
     """
 
     group: int
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        normalise = super().forward
         if not self.training or len(x) <= self.group:
-            return super().forward(x)
+            return normalise(x)
         first, *others = x.split(self.group)
-        normalised = [super().forward(first)]
-        normalised += [F.batch_norm(part, None, None, self.weight, self.bias, True, eps=self.eps) for part in others]
+        normalised, momentum = [normalise(first)], self.momentum
+        self.momentum = 0.0  # the other groups leave the running statistics as they are
+        normalised += [normalise(part) for part in others]
+        self.momentum = momentum
         return torch.cat(normalised)
 
 
@@ -28,5 +32,12 @@ def group_batch_norm(model: nn.Module, group: int) -> None:
     """Turns every BatchNorm2d of the model into one over groups of `group` images, in place; parameters are kept."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.__class__ = GroupBatchNorm2d
+            if not isinstance(module, _Grouped):
+                module.__class__ = _grouped(type(module))
             module.group = group
+
+
+@functools.cache
+def _grouped(batch_norm: type[nn.BatchNorm2d]) -> type[nn.BatchNorm2d]:
+    """Also for subclasses: timm's BatchNormAct2d, for one, holds the activation that follows."""
+    return type(f"Grouped{batch_norm.__name__}", (_Grouped, batch_norm), {})

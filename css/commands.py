@@ -14,14 +14,13 @@ from css import config as settings
 from css.data import make_stream
 from css.evaluate import evaluate as evaluate_task
 from css.evaluate import predict as predict_channels
-from css.files import read_json
 from css.method import METHODS, method_class
 from css.model import Segmenter
 from css.pictures import write_png
 from css.processes import Processes
 from css.recipe import make_table
 from css.report import markdown, percent, run_table
-from css.results import GROUPS, read_results, task_result
+from css.results import GROUPS, read_results, read_task_result, task_result
 from css.run import load_task, task_folder
 from tasks import InputError, Stream
 from tasks.images import WholeImage
@@ -153,6 +152,6 @@ def _finished_task(run: Path, task: int | None) -> int:
 def _load_model(run: Path, config: settings.RunConfig, index: int, processes: Processes) -> Segmenter:
     model = Segmenter(config.model.encoder).to(processes.device, memory_format=torch.channels_last)
     for earlier in range(index + 1):
-        model.grow(read_json(task_folder(run, earlier) / "result.json")["new_classes"])
+        model.grow(read_task_result(task_folder(run, earlier))["new_classes"])
     load_task(task_folder(run, index), model)
     return model

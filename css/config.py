@@ -4,17 +4,19 @@ import dataclasses
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar, get_type_hints
 
 import torch
 import tyro
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from css.files import write_text
 from css.method import Method, NoOptions, method_class
 from tasks import InputError
 
 OptionsT = TypeVar("OptionsT")
+ConfigT = TypeVar("ConfigT")
 FILE = "config.yaml"  # in every run folder
 
 
@@ -127,6 +129,8 @@ def check(config: RunConfig, world: int) -> None:
     for name in ("epochs", "batch", "accumulate"):
         if getattr(train, name) < 1:
             raise InputError(f"--train.{name} must be at least 1.")
+    if config.seed < 0:
+        raise InputError("--seed must be 0 or more.")
     if train.workers < 0:
         raise InputError("--train.workers must be 0 or more.")
     if train.later_epochs is not None and train.later_epochs < 1:
@@ -181,24 +185,26 @@ def as_dict(config: RunConfig) -> dict[str, Any]:
     return plain(dataclasses.asdict(config))
 
 
-def merge(config: RunConfig, changes: dict[str, Any], origin: str) -> RunConfig:
-    """The configuration with nested `changes` (as from YAML) applied. Raises InputError for an unknown key."""
-    values = {}
+def merge(config: ConfigT, changes: dict[str, Any], origin: str) -> ConfigT:
+    """A configuration, or a part of it, with nested `changes` (as from YAML) applied.
+
+    Raises InputError for an unknown key or a value of another type than the field's.
+    """
+    hints, values = get_type_hints(type(config)), {}
     for key, value in changes.items():
-        if not hasattr(config, key) or key in ("folder",):
+        if key not in vars(config):
             raise InputError(f"{origin}: unknown setting {key!r}; known are {', '.join(vars(config))}.")
         current = getattr(config, key)
         if dataclasses.is_dataclass(current):
             if not isinstance(value, dict):
                 raise InputError(f"{origin}: {key} must hold settings, one per line.")
-            value = merge(current, value, f"{origin}, {key}")  # type: ignore[arg-type]
-        elif isinstance(value, list):
-            value = tuple(map(str, value))
-        elif key in ("data_root", "runs", "task0") and value is not None:
-            value = Path(value)
-        elif isinstance(current, float) and isinstance(value, int):
-            value = float(value)
-        values[key] = value
+            values[key] = merge(current, value, f"{origin}, {key}")
+            continue
+        try:
+            # Not strict: YAML reads 1e-4 as a text, and class ids as numbers.
+            values[key] = TypeAdapter(hints[key], config={"coerce_numbers_to_str": True}).validate_python(value)
+        except ValidationError as error:
+            raise InputError(f"{origin}: {key} cannot be {value!r}: {error.errors()[0]['msg']}.") from None
     return dataclasses.replace(config, **values)
 
 

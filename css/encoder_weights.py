@@ -48,12 +48,15 @@ def _from_file(path: Path) -> dict[str, torch.Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
+        reason = (str(error).splitlines() or ["it is empty"])[0][:120]
         raise InputError(
-            f"--model.encoder-weights {path} cannot be read ({str(error).splitlines()[0][:120]})."
+            f"--model.encoder-weights {path} cannot be read ({reason}); replace it by a complete file."
         ) from None
     except Exception as error:  # torch raises pickle.UnpicklingError for anything but tensors
         raise InputError(f"--model.encoder-weights {path} holds more than tensors ({type(error).__name__}).") from None
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
+    ):
         raise InputError(
             f"--model.encoder-weights {path} is not a plain dict of tensors; save the encoder's state_dict."
         )

@@ -12,22 +12,29 @@ class Log:
     def __init__(self, path: Path | None):
         with writing(path):
             self._file = path.open("ab") if path else None
+        self._end: int | None = None  # where the next line goes, if the file is longer
 
     def write(self, entry: dict) -> None:
         if self._file:
             with writing(self._file.name):
+                if self._end is not None:
+                    self._file.truncate(self._end)
+                    self._end = None
                 self._file.write(json.dumps(entry).encode() + b"\n")
 
     def position(self) -> int:
         """Bytes written so far, all of them on disk."""
         if not self._file:
             return 0
+        if self._end is not None:
+            return self._end
         with writing(self._file.name):
             self._file.flush()
-        return self._file.tell()
+            return self._file.seek(0, 2)
 
     def truncate(self, position: int) -> None:
-        """Forgets what was written after `position`: steps that a restarted run takes again."""
-        if self._file:
-            self._file.truncate(position)
-            self._file.seek(0, 2)
+        """The next line goes to `position`: steps that a restarted run takes again are forgotten then, and not earlier.
+
+        A restart rewinds to the end of the last task first and to its last checkpoint, which is further on, then.
+        """
+        self._end = position

@@ -66,7 +66,7 @@ class Method:
         raise NotImplementedError
 
     def finish(self, task: Task, model: Segmenter, trainer: "Trainer") -> None:
-        """What to remember when a task ends, for example importances. Also called after a task that was loaded."""
+        """What to remember when a task ends, for example importances; also after a first task taken from elsewhere."""
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """What must survive until the next task; saved beside the model."""

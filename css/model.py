@@ -13,6 +13,7 @@ from segmentation_models_pytorch.encoders import get_encoder
 from segmentation_models_pytorch.encoders.resnet import ResNetEncoder
 from torch import nn
 
+from css.dilation import skip_taps_in_padding
 from css.encoder_weights import load_encoder_weights, pixel_statistics
 from tasks.errors import InputError
 
@@ -40,6 +41,7 @@ class Segmenter(nn.Module):
             self.encoder.out_channels[-1], FEATURES, atrous_rates=(6, 12, 18), aspp_separable=False, aspp_dropout=0.0
         )
         initialize_decoder(self.decoder)  # smp's own DeepLabV3 leaves PyTorch's default here
+        skip_taps_in_padding(self.decoder)
         self.classifiers = nn.ModuleList()
         self.classes: list[int] = []  # raw class id of every output channel
         if str(encoder_weights) != "none":
@@ -72,7 +74,8 @@ class Segmenter(nn.Module):
             raise ValueError(f"classes {sorted(repeated)} have a classifier already")
         if init not in ("balanced", "random"):
             raise ValueError(f"init is 'balanced' or 'random', not {init!r}")
-        classifier = nn.Conv2d(FEATURES, len(new_classes), 1).to(self.pixel_mean.device)
+        width = self.classifiers[0].in_channels if self.classifiers else FEATURES
+        classifier = nn.Conv2d(width, len(new_classes), 1).to(self.pixel_mean.device)
         initialize_head(classifier)
         if self.classifiers and init == "balanced":
             background = self.classifiers[0]

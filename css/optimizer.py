@@ -17,20 +17,26 @@ def make_optimizer(train: TrainConfig, model: nn.Module, lr: float) -> torch.opt
         "nesterov": train.momentum > 0,
     }
     if train.optimizer == "apex":
-        return _apex_sgd()(parameters, **settings)
+        return _apex_sgd(parameters, settings)
     return torch.optim.SGD(parameters, **settings, fused=True)
 
 
-def _apex_sgd() -> type:
+def require_optimizer(train: TrainConfig) -> None:
+    """Raises InputError if the optimiser is not installed or does not work here."""
+    make_optimizer(train, nn.Linear(1, 1), train.lr)
+
+
+def _apex_sgd(parameters: list[nn.Parameter], settings: dict) -> torch.optim.Optimizer:
     try:
         from apex.optimizers import FusedSGD
-    except ImportError:
+
+        return FusedSGD(parameters, **settings)  # a RuntimeError if apex was built without its CUDA extensions
+    except (ImportError, RuntimeError):
         raise InputError(
             "--train.optimizer apex needs NVIDIA's apex, which is not on PyPI (the package of that name there is "
             "unrelated): build it from github.com/NVIDIA/apex with its CUDA extensions, or leave the option out "
             "for torch's own fused SGD."
         ) from None
-    return FusedSGD
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, torch.Tensor]:

@@ -1,5 +1,6 @@
 """A recipe: one YAML file that names all runs of a table."""
 
+import dataclasses
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -32,7 +33,8 @@ def make_table(recipe: Path, data_root: Path | None, runs: Path, epochs: int | N
                 cells[protocol, method, seed] = _cell(plan, recipe, protocol, method, seed, data_root, folder, epochs)
     for (protocol, method, seed), config in cells.items():
         if not method_class(method).joint:
-            config = settings.merge(config, {"task0": _shared_first_task(cells, protocol, seed)}, str(recipe))
+            shared = _shared_first_task(cells, protocol, seed)
+            config = dataclasses.replace(config, task0=None if shared == config.folder else shared)
         run(config, processes)
     text = f"{plan['title']}\n\n{_summary(cells)}\n"
     if processes.is_main:

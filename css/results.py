@@ -57,10 +57,20 @@ def write_results(folder: Path, facts: dict, tasks: list[dict], complete: bool) 
 
 
 def read_results(folder: Path) -> dict:
-    results = read_json(folder / "results.json")
-    if not isinstance(results, dict) or not {"tasks", "config", "complete"} <= results.keys():
-        raise InputError(f"{folder / 'results.json'} was not written by this program; name a run folder made by it.")
-    return results
+    """results.json of a run folder. Raises InputError if it is not there or not ours."""
+    return _read(folder / "results.json", {"tasks", "config", "complete"})
+
+
+def read_task_result(home: Path) -> dict:
+    """result.json of the folder of one finished task. Raises InputError if it is not there or not ours."""
+    return _read(home / "result.json", {"new_classes", "groups", "log_bytes"})
+
+
+def _read(path: Path, keys: set[str]) -> dict:
+    values = read_json(path)
+    if not isinstance(values, dict) or not keys <= values.keys():
+        raise InputError(f"{path} was not written by this program; name a run folder made by it.")
+    return values
 
 
 def _version(package: str) -> str | None:

@@ -14,14 +14,15 @@ from css import config as settings
 from css.config import RunConfig
 from css.data import make_stream
 from css.evaluate import evaluate
-from css.files import atomic, load_tensors, read_json, save_tensors, write_json, write_text
+from css.files import atomic, load_tensors, save_tensors, write_json, write_text
 from css.log import Log
 from css.method import Method, method_class
 from css.model import Segmenter
+from css.optimizer import require_optimizer
 from css.pictures import chosen_images, draw_strip, save_predictions
 from css.processes import Processes
 from css.report import percent, run_table
-from css.results import run_facts, task_result, write_results
+from css.results import read_task_result, run_facts, task_result, write_results
 from css.trainer import Trainer, restore_model
 from tasks import InputError, Stream, Task
 
@@ -33,13 +34,13 @@ def run(config: RunConfig, processes: Processes) -> dict[str, Any] | None:
     """
     config = settings.resolve(config)
     stream = prepare(config, processes.world)
-    folder, num_first = config.folder, len(stream.groups[0])
+    folder = config.folder
     method = method_class(config.method)(config.options)
     learnt = stream.joint() if method.joint else stream
     facts = run_facts(settings.as_dict(config), stream.groups, stream.source.class_names, stream.source.fingerprint())
+    model = build_model(config, processes)  # refuses unfit weights, so before anything is written
     processes.first(lambda: _open_folder(config, stream))
     log = Log(folder / "log.jsonl" if processes.is_main else None)
-    model = build_model(config, processes)
     results: list[dict] = []
     for task in learnt:
         teacher = model.frozen() if task.index else None
@@ -48,11 +49,13 @@ def run(config: RunConfig, processes: Processes) -> dict[str, Any] | None:
         home = task_folder(folder, task.index)
         if not (home / "result.json").exists():
             log.truncate(results[-1]["log_bytes"] if results else 0)
-            _learn(config, task, model, teacher, method, processes, log, num_first, chosen_images(stream))
+            trainer = Trainer(config, processes, _work_folder(home), log)
+            _complete(stream, task, model, teacher, method, trainer)
         load_task(home, model, method)
-        results.append(read_json(home / "result.json"))
+        results.append(read_task_result(home))
         complete = task.index == len(learnt) - 1
         if processes.is_main:
+            shutil.rmtree(_work_folder(home), ignore_errors=True)
             written = write_results(folder, facts, results, complete)
             print(f"\n{run_table(written)}" if complete else _brief(results[-1]), flush=True)
             if complete:
@@ -64,9 +67,10 @@ def run(config: RunConfig, processes: Processes) -> dict[str, Any] | None:
 def prepare(config: RunConfig, world: int) -> Stream:
     """The stream of a configuration, after checking everything a user can get wrong; nothing is written."""
     settings.check(config, world)
+    require_optimizer(config.train)
     stream = make_stream(config)
     list(stream)  # every task must have images
-    if config.task0:
+    if config.task0 and not (task_folder(config.folder, 0) / "result.json").exists():
         _borrowed_first_task(config, stream.task(0))
     return stream
 
@@ -82,6 +86,11 @@ def task_folder(folder: Path, index: int) -> Path:
     return folder / f"task_{index}"
 
 
+def _work_folder(home: Path) -> Path:
+    """Where the checkpoints of an unfinished task lie."""
+    return home.with_name(f"{home.name}.work")
+
+
 def load_task(home: Path, model: Segmenter, method: Method | None = None) -> None:
     """Restores the end of a task into a model that has grown to it."""
     tensors, _ = load_tensors(home / "model.safetensors")
@@ -92,41 +101,41 @@ def load_task(home: Path, model: Segmenter, method: Method | None = None) -> Non
         )
 
 
-def _learn(config: RunConfig, task: Task, model: Segmenter, teacher: Segmenter | None, method: Method,
-           processes: Processes, log: Log, num_first: int, pictured: list[int]) -> None:  # fmt: skip
-    """Learns, tests and stores one task; its folder appears only when everything in it is complete."""
-    began, home = time.perf_counter(), task_folder(config.folder, task.index)
-    work = home.with_name(f"{home.name}.work")
-    trainer = Trainer(config, processes, work, log)
+def _complete(
+    stream: Stream, task: Task, model: Segmenter, teacher: Segmenter | None, method: Method, trainer: Trainer
+) -> None:
+    """Learns, tests and stores one task; the first may be taken from another run."""
+    config, processes, began = trainer.config, trainer.processes, time.perf_counter()
     if task.index == 0 and config.task0:
         restore_model(model, _borrowed_first_task(config, task), config.task0)
     else:
         method.learn(task, model, teacher, trainer)
     method.finish(task, model, trainer)
-    confusion = evaluate(model, task, config, processes)
+    result = task_result(task, evaluate(model, task, config, processes), len(stream.groups[0])) | {
+        "history": trainer.history,
+        "seconds": {
+            "train": sum(epoch["seconds"] for epoch in trainer.history),
+            "since_start_or_restart": time.perf_counter() - began,
+        },
+        "peak_memory_mb": _peak_memory(processes),
+        "log_bytes": trainer.log.position(),
+    }
+    processes.first(lambda: _store(stream, task, model, method, trainer, result))
 
-    def store() -> None:
-        with atomic(home) as partial:
-            partial.mkdir()
-            tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-            tensors |= {f"method.{name}": value for name, value in method.tensors().items()}
-            save_tensors(
-                partial / "model.safetensors", tensors, {"identity": _identity(task), "classes": model.classes}
-            )
-            save_predictions(partial / "predictions.safetensors", model, task, pictured, config, processes)
-            files = [task_folder(config.folder, k) / "predictions.safetensors" for k in range(task.index)]
-            draw_strip(partial / "pictures.png", task, pictured, config, [*files, partial / "predictions.safetensors"])
-            result = task_result(task, confusion, num_first) | {
-                "history": trainer.history,
-                "seconds": {"train": sum(epoch["seconds"] for epoch in trainer.history),
-                            "since_start_or_restart": time.perf_counter() - began},
-                "peak_memory_mb": _peak_memory(processes),
-                "log_bytes": log.position(),
-            }  # fmt: skip
-            write_json(partial / "result.json", result)
-        shutil.rmtree(work, ignore_errors=True)
 
-    processes.first(store)
+def _store(stream: Stream, task: Task, model: Segmenter, method: Method, trainer: Trainer, result: dict) -> None:
+    """Writes the folder of a finished task, which appears only when everything in it is complete."""
+    config, processes = trainer.config, trainer.processes
+    pictured = chosen_images(stream)
+    with atomic(task_folder(config.folder, task.index)) as home:
+        home.mkdir()
+        tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+        tensors |= {f"method.{name}": value for name, value in method.tensors().items()}
+        save_tensors(home / "model.safetensors", tensors, {"identity": _identity(task), "classes": model.classes})
+        save_predictions(home / "predictions.safetensors", model, task, pictured, config, processes)
+        folders = [*(task_folder(config.folder, earlier) for earlier in range(task.index)), home]
+        draw_strip(home / "pictures.png", task, pictured, config, [f / "predictions.safetensors" for f in folders])
+        write_json(home / "result.json", result)
 
 
 def _identity(task: Task) -> str:

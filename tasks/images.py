@@ -1,7 +1,10 @@
 """Images of one task as a torch data set: decoded, cropped, labels mapped by table; and the batches of an epoch."""
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import Protocol
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else every import asks the package index for a newer version
 
 import albumentations as A
 import cv2

@@ -109,7 +109,7 @@ def _decode(path: Path | str, kind: str) -> Image.Image:
 
 def _unreadable(kind: str, path: Path | str, error: Exception) -> InputError:
     if isinstance(error, FileNotFoundError):
-        return InputError(f"{kind} {path} is listed but missing: restore it or take it off the list.")
+        return InputError(f"{kind} {path} is missing: restore it or take it off the list.")
     reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
     return InputError(f"{kind} {path} cannot be read ({reason}): replace the file or take it off the list.")
 

@@ -146,7 +146,7 @@ def render(size: int, seed: int, split: str, index: int) -> tuple[np.ndarray, np
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     classes = _draw_classes(rng, _leading_class(seed, split, index))
     scale = size / REFERENCE_SIZE
-    radii = rng.uniform(18, 30, len(classes)) * scale
+    radii = rng.uniform(22, 34, len(classes)) * scale
     centres = _place(rng, radii, size)
 
     image = _backdrop(rng, size)
@@ -231,7 +231,7 @@ def _paint_object(
 
     rows, columns = np.nonzero(inside)
     # Texture coordinates turn with the object but keep their scale: the period is in pixels, not in object sizes.
-    u, v = rotation @ (np.stack([columns, rows]) - centre[:, None]) / (rng.uniform(5.5, 7.5) * scale)
+    u, v = rotation @ (np.stack([columns, rows]) - centre[:, None]) / (rng.uniform(7, 9) * scale)
     hue = HUES[colour] + rng.normal(0, HUE_JITTER)
     saturation, value = rng.uniform(0.65, 0.95), rng.uniform(0.75, 1)
     light, dark = _colour(hue, saturation, value), _colour(hue, saturation, value * rng.uniform(0.2, 0.45))

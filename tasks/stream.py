@@ -114,7 +114,7 @@ def _class_ids(source: Source, classes: Sequence[str | int], flag: str) -> list[
         name = str(given)
         if name in source.class_names[1:]:
             ids.append(source.class_names.index(name))
-        elif name.isdigit() and 1 <= int(name) < len(source.class_names):
+        elif name.isdecimal() and 1 <= int(name) < len(source.class_names):
             ids.append(int(name))
         else:
             raise InputError(

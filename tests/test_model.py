@@ -1,0 +1,209 @@
+"""The network: shapes, growth, taps, the frozen teacher, pixel statistics."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from css.model import Segmenter
+from tasks import InputError
+
+TINY = "tu-test_resnet"
+
+
+def images(count=2, side=64, seed=0):
+    return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def segmenter(encoder=TINY, groups=((0, 7, 3), (9,))):
+    torch.manual_seed(0)
+    model = Segmenter(encoder)
+    for group in groups:
+        model.grow(list(group))
+    return model
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    """A ResNet-18 whose running statistics come from a few batches. Shared: tests that change it take a copy."""
+    model = segmenter("resnet18").train()
+    with torch.no_grad():
+        for seed in range(3):
+            model(images(seed=seed))
+    return model.eval()
+
+
+@pytest.mark.parametrize("encoder", [TINY, "tu-tf_efficientnet_lite0"])
+def test_shapes(encoder):
+    model = segmenter(encoder)
+    output = model(torch.randn(2, 3, 64, 96))
+    assert output.logits.shape == (2, 4, 4, 6)
+    assert output.features.shape == (2, 256, 4, 6)
+    assert [tap.shape[2:] for tap in output.taps] == [(16, 24), (8, 12), (4, 6), (4, 6)]  # the last stage is dilated
+
+
+def test_growth_adds_channels_and_keeps_the_old_ones():
+    model = segmenter(groups=[(0, 7, 3)])
+    before = [parameter.clone() for parameter in model.classifiers[0].parameters()]
+    model.grow([9, 2])
+    assert model.classes == [0, 7, 3, 9, 2]
+    assert [classifier.out_channels for classifier in model.classifiers] == [3, 2]
+    weight, bias = model.classifiers[0].parameters()
+    assert torch.equal(weight, before[0]) and torch.equal(bias[1:], before[1][1:])
+    assert bias[0].item() == pytest.approx(before[1][0].item() - math.log(3))
+
+
+def test_a_class_has_one_classifier():
+    with pytest.raises(ValueError, match=r"\[7\]"):
+        segmenter().grow([5, 7])
+    with pytest.raises(ValueError, match="zero"):
+        segmenter().grow([5], init="zero")
+
+
+def probabilities(model):
+    with torch.no_grad():
+        return model.eval()(images()).logits.softmax(1)
+
+
+def is_kept(before, after):
+    """Whether old classes have their probabilities, and background and new classes together that of the background."""
+    num_old = before.shape[1]
+    together = after[:, :1] + after[:, num_old:].sum(1, keepdim=True)
+    return torch.allclose(torch.cat([together, after[:, 1:num_old]], 1), before, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("num_new", [1, 5])
+@pytest.mark.parametrize("groups", [[(0, 7, 3)], [(0, 7, 3), (9,)]])
+def test_balanced_growth_keeps_the_probabilities(groups, num_new):
+    model = segmenter(groups=groups)
+    before = probabilities(model)
+    model.grow(range(20, 20 + num_new))
+    after = probabilities(model)
+    assert is_kept(before, after)
+    torch.testing.assert_close(after[:, -num_new:], before[:, :1].expand(-1, num_new, -1, -1) / (num_new + 1))
+    with torch.no_grad():
+        model.classifiers[0].bias[0] += math.log(num_new + 1)
+    assert not is_kept(before, probabilities(model))  # the background itself must be lowered, too
+
+
+def test_random_growth_does_not_keep_them():
+    model = segmenter()
+    before, bias = probabilities(model), model.classifiers[0].bias.clone()
+    model.grow([20], init="random")
+    assert not is_kept(before, probabilities(model))
+    assert torch.equal(model.classifiers[0].bias, bias)
+
+
+def last_block_before_relu(encoder, stage):
+    """The sum that the last block of a stage activates, by hand, from the pixels on."""
+    x = encoder.maxpool(encoder.relu(encoder.bn1(encoder.conv1(images()))))
+    for number in range(1, stage + 1):
+        x = getattr(encoder, f"layer{number}")(x)
+    *earlier, block = getattr(encoder, f"layer{stage + 1}")
+    for other in earlier:
+        x = other(x)
+    inner = torch.relu(block.bn1(block.conv1(x)))
+    return block.bn2(block.conv2(inner)) + x, block.bn1(block.conv1(x))
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_taps_of_a_resnet_are_before_the_last_activation(resnet, stage):
+    with torch.no_grad():
+        tap = resnet(images()).taps[stage]
+        expected, first_call = last_block_before_relu(resnet.encoder, stage)
+        after = resnet.encoder(images())[-4:][stage]
+    torch.testing.assert_close(tap, expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(tap, first_call, atol=0.01)  # the block calls its activation twice
+    assert tap.min() < 0 and after.min() >= 0
+    torch.testing.assert_close(tap.relu(), after, rtol=0, atol=0)
+
+
+def test_taps_of_another_encoder_are_its_features():
+    model = segmenter().eval()
+    with torch.no_grad():
+        for tap, features in zip(model(images()).taps, model.encoder(images())[-4:], strict=True):
+            assert torch.equal(tap, features)
+
+
+def test_gradients_reach_a_tap():
+    model = segmenter("resnet18")
+    model(images()).taps[0].square().mean().backward()
+    assert model.encoder.layer1[-1].conv2.weight.grad.abs().sum() > 0
+    assert model.encoder.layer2[0].conv1.weight.grad is None
+
+
+def test_teacher_is_frozen_and_in_evaluation_mode():
+    model = segmenter().train()
+    teacher = model.frozen()
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    assert not any(module.training for module in teacher.modules())
+    assert model.training and all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_teacher_does_not_follow_the_model(resnet):
+    model = copy.deepcopy(resnet)
+    model._catch_taps()
+    teacher = model.frozen()
+    with torch.no_grad():
+        before = teacher(images())
+        model.train().grow([20])
+        for parameter in model.parameters():
+            parameter += 0.01
+        model(images())
+        after = teacher(images())
+    assert teacher.classes == [0, 7, 3, 9]
+    assert torch.equal(before.logits, after.logits)
+
+
+def test_taps_of_teacher_and_model_stay_apart(resnet):
+    """A copied hook would write the taps of the teacher into the model."""
+    model = copy.deepcopy(resnet)
+    model._catch_taps()
+    teacher = model.frozen()
+    with torch.no_grad():
+        expected = teacher(images(seed=1)).taps
+        model.encoder(images(seed=0))  # leaves its taps behind
+        for tap, alone in zip(teacher(images(seed=1)).taps, expected, strict=True):
+            assert torch.equal(tap, alone)
+        teacher.encoder(images(seed=1))
+        caught = dict(model._caught)
+        taps = model(images(seed=0)).taps
+    for stage, tap in enumerate(taps):
+        assert torch.equal(tap, caught[stage]) and not torch.equal(tap, expected[stage])
+
+
+def test_normalise():
+    model = segmenter()
+    pixels = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    pixels[:, :, 1] = 255
+    x = model.normalise(pixels)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    torch.testing.assert_close(x[0, :, 0, 0], -mean / std)
+    torch.testing.assert_close(x[0, :, 1, 0], (1 - mean) / std)
+    assert x.dtype == torch.float32 and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_normalise_for_weights_made_for_another_range():
+    x = segmenter("tu-tf_efficientnet_lite0").normalise(torch.tensor([0, 127, 255]).to(torch.uint8).expand(1, 3, 1, 3))
+    torch.testing.assert_close(x[0, 0, 0], torch.tensor([-127 / 128, 0, 1]), rtol=1e-5, atol=1e-6)
+
+
+def test_pixel_statistics_are_no_part_of_a_checkpoint():
+    assert not [name for name in segmenter().state_dict() if "pixel" in name]
+
+
+def test_decoder_is_initialised_as_for_relu():
+    """Kaiming uniform: bound sqrt(6 / fan in). PyTorch's default, which smp leaves, is sqrt(1 / fan in)."""
+    convolutions = [module for module in segmenter().decoder.modules() if isinstance(module, nn.Conv2d)]
+    assert len(convolutions) >= 5
+    for convolution in convolutions:
+        bound = math.sqrt(6 / convolution.weight[0].numel())
+        assert 0.98 * bound < convolution.weight.abs().max() <= bound
+
+
+@pytest.mark.parametrize("encoder", ["nonsense", "tu-nonsense", "vgg11", ""])
+def test_encoder_that_cannot_be_built(encoder):
+    with pytest.raises(InputError, match=f"--model.encoder {encoder}.* choose another"):
+        Segmenter(encoder)

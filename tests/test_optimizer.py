@@ -1,0 +1,102 @@
+"""The optimiser's settings and its state as named tensors."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from css.config import TrainConfig
+from css.files import load_tensors, save_tensors
+from css.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
+from tasks import InputError
+
+
+def net():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1))
+    return model.to(memory_format=torch.channels_last)
+
+
+def step(model, optimizer, seed=0):
+    optimizer.zero_grad()
+    images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+    model(images.contiguous(memory_format=torch.channels_last)).square().mean().backward()
+    optimizer.step()
+
+
+def test_settings():
+    train = TrainConfig(momentum=0.8, weight_decay=0.01)
+    model = net()
+    model[0].bias.requires_grad_(False)
+    optimizer = make_optimizer(train, model, 0.3)
+    (group,) = optimizer.param_groups
+    assert (group["lr"], group["momentum"], group["weight_decay"], group["nesterov"]) == (0.3, 0.8, 0.01, True)
+    expected = [parameter for parameter in model.parameters() if parameter is not model[0].bias]
+    assert {id(parameter) for parameter in group["params"]} == {id(parameter) for parameter in expected}
+    assert len(group["params"]) == len(expected) == 5
+
+
+def test_without_momentum_there_is_no_state():
+    model = net()
+    optimizer = make_optimizer(TrainConfig(momentum=0), model, 0.1)
+    step(model, optimizer)
+    assert optimizer_tensors(optimizer, model) == {}
+
+
+def test_apex_that_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "apex", None)
+    monkeypatch.delitem(sys.modules, "apex.optimizers", raising=False)
+    with pytest.raises(InputError, match=r"--train.optimizer apex needs NVIDIA's apex.*leave the option out"):
+        make_optimizer(TrainConfig(optimizer="apex"), net(), 0.1)
+
+
+def test_unrelated_package_of_the_same_name(monkeypatch):
+    monkeypatch.setitem(sys.modules, "apex", SimpleNamespace())
+    monkeypatch.delitem(sys.modules, "apex.optimizers", raising=False)
+    with pytest.raises(InputError, match="unrelated"):
+        make_optimizer(TrainConfig(optimizer="apex"), net(), 0.1)
+
+
+def test_apex_gets_the_same_settings(monkeypatch):
+    class FusedSGD:
+        def __init__(self, parameters, **settings):
+            self.settings = settings | {"count": len(parameters)}
+
+    monkeypatch.setitem(sys.modules, "apex", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "apex.optimizers", SimpleNamespace(FusedSGD=FusedSGD))
+    optimizer = make_optimizer(TrainConfig(optimizer="apex"), net(), 0.1)
+    assert isinstance(optimizer, FusedSGD)
+    assert optimizer.settings == {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4, "nesterov": True, "count": 6}
+
+
+def test_momentum_comes_back_in_the_layout_of_the_parameters(tmp_path):
+    model = net()
+    optimizer = make_optimizer(TrainConfig(), model, 0.1)
+    step(model, optimizer)
+    tensors = optimizer_tensors(optimizer, model)
+    assert set(tensors) == {f"optimizer.{name}.momentum_buffer" for name, _ in model.named_parameters()}
+    save_tensors(tmp_path / "state.safetensors", tensors)
+    loaded, _ = load_tensors(tmp_path / "state.safetensors")
+    weight = model[0].weight
+    assert loaded["optimizer.0.weight.momentum_buffer"].stride() != weight.stride()  # the file has one layout only
+    other = make_optimizer(TrainConfig(), model, 0.1)
+    restore_optimizer(other, model, loaded | {"model.0.weight": torch.zeros(1)})
+    for parameter in model.parameters():
+        ours, theirs = other.state[parameter]["momentum_buffer"], optimizer.state[parameter]["momentum_buffer"]
+        assert torch.equal(ours, theirs) and ours.stride() == parameter.stride()
+
+
+def test_next_step_is_that_of_the_first_optimizer():
+    first, second = net(), net()
+    optimizer = make_optimizer(TrainConfig(), first, 0.1)
+    step(first, optimizer)
+    second.load_state_dict(first.state_dict())
+    resumed, fresh = make_optimizer(TrainConfig(), second, 0.1), net()
+    fresh.load_state_dict(first.state_dict())
+    restore_optimizer(resumed, second, optimizer_tensors(optimizer, first))
+    for model, one in ((first, optimizer), (second, resumed), (fresh, make_optimizer(TrainConfig(), fresh, 0.1))):
+        step(model, one, seed=1)
+    assert torch.equal(first[0].weight, second[0].weight)
+    assert not torch.equal(first[0].weight, fresh[0].weight)

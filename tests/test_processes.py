@@ -1,0 +1,136 @@
+"""Two processes (gloo on the CPU) learn and test what one process does."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_voc import CROP, css, masks_of, plain_machine, read_results, run_arguments, write_small_voc
+
+from css import config as settings
+from css.data import make_stream
+from css.evaluate import evaluate
+from css.processes import Processes
+from css.run import build_model, load_task, task_folder
+
+ROOT = Path(__file__).parents[1]
+HALF = 4  # of a batch of 8: what one of two processes normalises over
+
+
+@pytest.fixture(scope="module", autouse=True)
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    with plain_machine(folder / "cache"):
+        yield write_small_voc(folder / "voc")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def two(data, runs):
+    """A run by two processes."""
+    outcome = in_two_processes(*run_arguments(data, runs, "two", "--method", "plop", protocol="2-1"))
+    assert outcome.returncode == 0, outcome.stderr
+    assert outcome.stdout.count("avg ") == 2  # one table, by the first process alone
+    return runs / "two"
+
+
+def in_two_processes(*arguments: object) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "GPUS": "2", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "css", *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
+
+
+def one(data: Path, runs: Path, name: str, *options: object) -> Path:
+    assert css(*run_arguments(data, runs, name, "--method", "plop", *options, protocol="2-1")).code == 0
+    return runs / name
+
+
+def losses(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def totals(run: Path, task: int) -> np.ndarray:
+    return np.array([line["ce"] + line.get("pod", 0) for line in losses(run) if line["task"] == task])
+
+
+def test_same_losses_as_one_process_with_the_same_global_batch(data, runs, two):
+    single = one(data, runs, "grouped", "--train.bn-group", HALF)
+    places = [[(line["task"], line["epoch"], line["iteration"]) for line in losses(run)] for run in (two, single)]
+    assert places[0] == places[1]  # every step once, written by one process
+    np.testing.assert_allclose(totals(two, 0)[:2], totals(single, 0)[:2], rtol=1e-4)
+    # Rounding differs (sums over halves), and every step amplifies it a little.
+    np.testing.assert_allclose(totals(two, 0), totals(single, 0), rtol=2e-3)
+    np.testing.assert_allclose(totals(two, 1), totals(single, 1), rtol=2e-2)
+
+
+def test_batch_statistics_over_the_whole_batch_give_other_losses(data, runs, two):
+    """The comparison above would notice that the halves were not normalised apart."""
+    whole = one(data, runs, "whole")
+    assert abs(totals(two, 0)[0] / totals(whole, 0)[0] - 1) > 1e-3
+
+
+def test_one_results_json_that_counts_no_image_twice(data, two):
+    results = read_results(two)
+    assert results["complete"] and len(results["tasks"]) == 2
+    assert len(list(two.rglob("results.json"))) == 1
+    tested = sum(bool(np.isin(mask, [1, 2, 3]).any()) for mask in masks_of(data, "test"))
+    assert results["tasks"][-1]["test_images"] == tested
+    assert 0.5 * tested * CROP**2 < np.sum(results["tasks"][-1]["confusion"]) <= tested * CROP**2
+    whole = in_two_processes("evaluate", two, "--geometry", "whole")
+    alone = css("evaluate", two, "--geometry", "whole")
+    assert whole.returncode == 0 and whole.stdout.strip().endswith(alone.out.strip())
+
+
+def test_same_confusion_matrix_as_one_process(data, two, tmp_path):
+    """The network that two processes tested, tested by one, from the checkpoint."""
+    for index, task in enumerate(read_results(two)["tasks"]):
+        assert evaluated_alone(two, index) == task["confusion"]
+    assert evaluated_alone(two, 0) != evaluated_alone(two, 1)
+
+
+def evaluated_alone(run: Path, index: int) -> list[list[int]]:
+    config = settings.from_dict(settings.read(run), str(run))
+    stream, model = make_stream(config), build_model(config, Processes())
+    for task in range(index + 1):
+        model.grow(stream.task(task).new_classes)
+    load_task(task_folder(run, index), model)
+    return evaluate(model, stream.task(index), config, Processes()).matrix.tolist()
+
+
+def test_a_nan_loss_is_one_sentence_of_one_process(data, runs):
+    outcome = in_two_processes(*run_arguments(data, runs, "nan", "--method", "finetune", "--train.lr", 1e20))
+    assert outcome.returncode == 2
+    ours = [line for line in outcome.stderr.splitlines() if line.startswith("css: ")]
+    assert len(ours) == 1 and "task 0, epoch 0, iteration" in ours[0]
+    assert not (runs / "nan" / "task_0").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--train.batch", "7"], "--train.batch 7"),
+        (["--train.batch", "2"], "one image at a time"),  # one image for each process
+        (["--data-root", "nowhere"], "nowhere"),
+        (["--task0", "nowhere"], "--task0 nowhere"),
+    ],
+)
+def test_bad_input_is_refused_before_any_process_starts(options, reason, data, runs, monkeypatch):
+    monkeypatch.setenv("GPUS", "2")
+    monkeypatch.setattr("css.cli.launch", lambda *_: pytest.fail("processes were started"))
+    outcome = css(*run_arguments(data, runs, "refused", *options))
+    assert outcome.code == 2 and reason in outcome.complaint
+    assert not (runs / "refused").exists()
+
+
+@pytest.mark.parametrize("count", ["0", "two", "-1"])
+def test_a_number_of_processes_that_is_none(count, data, runs, monkeypatch):
+    monkeypatch.setenv("GPUS", count)
+    outcome = css(*run_arguments(data, runs, "refused"))
+    assert outcome.code == 2 and f"GPUS={count}" in outcome.complaint
