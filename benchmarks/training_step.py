@@ -38,6 +38,8 @@ def main() -> None:
     source = Voc(arguments.data_root) if arguments.data_root else Shapes(size=arguments.crop, train_images=400)
     stream = Stream.cut(source, "15-5")
     task = stream.task(1)  # every method does its full work here
+    images = task.train_indices[: config.train.batch * (arguments.steps + SKIPPED + 1)]
+    task = dataclasses.replace(task, train_indices=images)
     model = Segmenter(config.model.encoder).to(processes.device, memory_format=torch.channels_last)
     model.grow(stream.groups[0])
     teacher = model.frozen()

@@ -111,7 +111,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "voc": {"train": TrainConfig(bn_group=12)},  # 2 GPUs x 12 images, BatchNorm not synchronised
     "shapes": {
         "model": ModelConfig(encoder="resnet18", encoder_weights="none"),
-        "train": TrainConfig(epochs=8, later_epochs=8, batch=16, crop=96, lr=0.05, later_lr=0.01),
+        "train": TrainConfig(epochs=10, later_epochs=8, batch=16, crop=96, lr=0.05, later_lr=0.005, workers=1),
     },
 }
 
