@@ -6,6 +6,7 @@ First single ASPP branches of ResNet-18 (512 to 256 channels), then whole traini
 are CPU times of one thread (median), so that other work on the machine disturbs them little.
 """
 
+import functools
 import statistics
 import time
 
@@ -31,7 +32,7 @@ def main() -> None:
             layer = layer.to(memory_format=torch.channels_last)
             if ours:
                 skip_taps_in_padding(layer)
-            times += forward_and_backward(lambda layer=layer: layer(x).sum())
+            times += forward_and_backward(lambda layer=layer, x=x: layer(x).sum())
         print(f"{crop} px, dilation {dilation:2}:    " + "  ".join(f"{1000 * t:9.1f}" for t in times))
     for crop in (96, 128):
         images = torch.randn(BATCH, 3, crop, crop).contiguous(memory_format=torch.channels_last)
@@ -44,22 +45,24 @@ def main() -> None:
                 for module in model.modules():
                     if isinstance(module, SparseTapConv2d):
                         module.__class__ = nn.Conv2d
-            results[name] = forward_and_backward(
-                lambda model=model: F.cross_entropy(F.interpolate(model(images).logits, size=labels.shape[1:]), labels)
-            )
+            results[name] = forward_and_backward(functools.partial(loss, model, images, labels))
         (plain_fwd, plain_bwd), (ours_fwd, ours_bwd) = results["plain"], results["ours"]
         print(
-            f"ResNet-18 step at {crop} px: backward/forward {plain_bwd / plain_fwd:.2f} plain, {ours_bwd / ours_fwd:.2f} "
-            f"ours; step {(plain_fwd + plain_bwd) / (ours_fwd + ours_bwd):.2f} times as fast"
+            f"ResNet-18 step at {crop} px: backward/forward {plain_bwd / plain_fwd:.2f} plain, "
+            f"{ours_bwd / ours_fwd:.2f} ours; step {(plain_fwd + plain_bwd) / (ours_fwd + ours_bwd):.2f} times as fast"
         )
 
 
-def forward_and_backward(loss) -> tuple[float, float]:
-    """Median CPU seconds of calling `loss` and of its backward pass; the first call does not count."""
+def loss(model: Segmenter, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(F.interpolate(model(images).logits, size=labels.shape[1:]), labels)
+
+
+def forward_and_backward(compute) -> tuple[float, float]:
+    """Median CPU seconds of calling `compute` and of its backward pass; the first call does not count."""
     forward, backward = [], []
     for _ in range(REPEATS + 1):
         began = time.process_time()
-        value = loss()
+        value = compute()
         middle = time.process_time()
         value.backward()
         forward.append(middle - began)

@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 
 import torch
 import tyro
+from torch.distributed.elastic.multiprocessing.api import SignalException
 
 from css import commands
 from css.config import RunConfig, preset, resolve
 from css.launch import launch, wanted_processes
 from css.processes import Processes
-from css.run import prepare, run
+from css.run import checked_stream, run
 from tasks import InputError
 
 WANTS_HELP = {"-h", "--help"}
@@ -30,7 +31,7 @@ USAGE = """usage: css COMMAND ...
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit code: 0 done, 2 wrong usage or input. Anything else is raised."""
+    """Runs a command; returns the exit code: 0 done, 2 wrong usage or input, 1 interrupted. Other errors are raised."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     if command in WANTS_HELP:
@@ -44,11 +45,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if int(os.environ.get("RANK", 0)):
             time.sleep(3)  # the first process, if it met the same error, says so and ends this one meanwhile
         # A worker of the data loader wraps the message in its own traceback; the last line is ours.
-        print(f"css: {str(error).strip().splitlines()[-1].removeprefix('tasks.errors.InputError: ')}", file=sys.stderr)
+        message = str(error).strip().splitlines()[-1].removeprefix("tasks.errors.InputError: ")
+        print(f"css: {message}", file=sys.stderr, flush=True)
+        if torch.distributed.is_initialized():
+            os._exit(2)  # leaving the group in order would make the others fail first, with a traceback
         return 2
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SignalException):
         print("css: interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
-        return 130
+        return 1
+    except RuntimeError:
+        if torch.distributed.is_initialized():
+            time.sleep(5)  # perhaps another process has failed, and torchrun is about to end this one
+        raise
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
@@ -58,7 +66,7 @@ def _run(arguments: list[str]) -> int:
     config = parse_run(arguments)
     count = wanted_processes()
     if count > 1:
-        prepare(resolve(config), count)  # what a user can get wrong is found before any process starts
+        checked_stream(resolve(config), count)  # what a user can get wrong is found before any process starts
         return launch(count, ["run", *arguments])
     run(config, Processes.join())
     return 0
@@ -77,21 +85,22 @@ def parse_run(arguments: list[str]) -> RunConfig:
 
 
 def _value_of(flag: str, arguments: list[str]) -> str | None:
+    value = None  # the last one counts, as for tyro
     for place, argument in enumerate(arguments):
         if argument == flag and place + 1 < len(arguments):
-            return arguments[place + 1]
-        if argument.startswith(f"{flag}="):
-            return argument.partition("=")[2]
-    return None
+            value = arguments[place + 1]
+        elif argument.startswith(f"{flag}="):
+            value = argument.partition("=")[2]
+    return value
 
 
-def _command(function: Callable[..., None], several: bool = False) -> Callable[[list[str]], int]:
+def _command(name: str, function: Callable[..., None], several: bool = False) -> Callable[[list[str]], int]:
     """A command whose parameters are its options; `several`: it shares its work between processes."""
 
     def command(arguments: list[str]) -> int:
         if several and wanted_processes() > 1 and not WANTS_HELP & set(arguments):
-            return launch(wanted_processes(), [function.__name__, *arguments])
-        tyro.cli(function, args=arguments, prog=f"css {function.__name__}")
+            return launch(wanted_processes(), [name, *arguments])
+        tyro.cli(function, args=arguments, prog=f"css {name}")
         return 0
 
     return command
@@ -99,10 +108,10 @@ def _command(function: Callable[..., None], several: bool = False) -> Callable[[
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": _run,
-    "table": _command(commands.table, several=True),
-    "evaluate": _command(commands.evaluate, several=True),
-    "predict": _command(commands.predict),
-    "report": _command(commands.report),
-    "prepare": _command(commands.prepare),
-    "list": _command(commands.list),
+    "table": _command("table", commands.table, several=True),
+    "evaluate": _command("evaluate", commands.evaluate, several=True),
+    "predict": _command("predict", commands.predict),
+    "report": _command("report", commands.report),
+    "prepare": _command("prepare", commands.prepare),
+    "list": _command("list", commands.list_all),
 }

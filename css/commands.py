@@ -79,6 +79,8 @@ def predict(run: tyro.conf.Positional[Path], images: tyro.conf.Positional[tuple[
     """
     if not images:
         raise InputError("css predict needs at least one image file after the run folder.")
+    if len({path.stem for path in images}) < len(images):
+        raise InputError("css predict: two images have the same name, and so would their masks; take one at a time.")
     config = _config_of(run)
     index, processes = _finished_task(run, task), Processes.join()
     model, palette = _load_model(run, config, index, processes), voc_palette()
@@ -97,11 +99,12 @@ def report(runs: tyro.conf.Positional[tuple[Path, ...]], /) -> None:
     """Prints the tables of runs, finished or not, from their results.json alone.
 
     Args:
-        runs: Run folders.
+        runs: Run folders, or folders of run folders.
     """
-    if not runs:
-        raise InputError("css report needs at least one run folder.")
-    print("\n".join(run_table(read_results(run)) for run in runs))
+    found = [file.parent for folder in runs for file in sorted(folder.rglob("results.json"))]
+    if not found:
+        raise InputError(f"No results.json in or below {', '.join(map(str, runs)) or 'nothing'}; name a run folder.")
+    print("\n".join(run_table(read_results(run)) for run in found))
 
 
 def prepare(dataset: tyro.conf.Positional[Literal["voc"]], /, data_root: Path | None = None) -> None:
@@ -114,7 +117,7 @@ def prepare(dataset: tyro.conf.Positional[Literal["voc"]], /, data_root: Path | 
     prepare_voc(settings.data_root(data_root))
 
 
-def list() -> None:
+def list_all() -> None:
     """Data sets and methods."""
     print("Data sets: " + ", ".join(settings.PRESETS))
     print("Methods:")

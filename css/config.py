@@ -18,6 +18,7 @@ from tasks import InputError
 OptionsT = TypeVar("OptionsT")
 ConfigT = TypeVar("ConfigT")
 FILE = "config.yaml"  # in every run folder
+FINGERPRINT = "data_fingerprint"  # kept beside the settings, so that a run is never resumed with other data
 
 
 @dataclass(frozen=True)
@@ -133,14 +134,18 @@ def check(config: RunConfig, world: int) -> None:
         raise InputError("--seed must be 0 or more.")
     if train.workers < 0:
         raise InputError("--train.workers must be 0 or more.")
-    if train.later_epochs is not None and train.later_epochs < 1:
-        raise InputError("--train.later-epochs must be at least 1.")
+    for name in ("later_epochs", "bn_group"):
+        if getattr(train, name) is not None and getattr(train, name) < 1:
+            raise InputError(f"--train.{name.replace('_', '-')} must be at least 1, or None.")
+    for name in ("lr", "later_lr", "momentum", "weight_decay"):
+        if not getattr(train, name) >= 0:
+            raise InputError(f"--train.{name.replace('_', '-')} must be 0 or more.")
     if train.crop < 32 or train.crop % 16:
         raise InputError(f"--train.crop {train.crop} must be a multiple of 16 and at least 32 for this network.")
     if train.batch % (world * train.accumulate):
         raise InputError(
             f"--train.batch {train.batch} cannot be divided among {world} processes and --train.accumulate "
-            f"{train.accumulate}; choose a multiple of {world * train.accumulate}."
+            f"{train.accumulate}; choose a multiple of {world * train.accumulate}, or fewer processes with GPUS=n."
         )
     share = train.batch // (world * train.accumulate)
     together = min(share, train.bn_group or share)
@@ -155,7 +160,7 @@ def check(config: RunConfig, world: int) -> None:
             "or lower --train.accumulate, to at least 2 images per forward pass."
         )
     if train.sync_bn and train.bn_group:
-        raise InputError("--train.sync-bn and --train.bn-group exclude each other; give one of them.")
+        raise InputError("--train.sync-bn and --train.bn-group exclude each other; add --train.bn-group None.")
     if train.sync_bn and not torch.cuda.is_available():
         raise InputError("--train.sync-bn needs GPUs; on a CPU give --train.bn-group or nothing.")
     method: Method = method_class(config.method)(config.options)
@@ -168,7 +173,11 @@ def resolve(config: RunConfig) -> RunConfig:
     """Replaces "auto" by what this machine does, so that the saved configuration says what was run."""
     if config.train.precision != "auto":
         return config
-    bf16 = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else torch.cpu._is_amx_tile_supported()
+    bf16 = (
+        torch.cuda.is_bf16_supported(including_emulation=False)
+        if torch.cuda.is_available()
+        else torch.cpu._is_amx_tile_supported()
+    )
     return dataclasses.replace(config, train=dataclasses.replace(config.train, precision="bf16" if bf16 else "fp32"))
 
 
@@ -209,7 +218,8 @@ def merge(config: ConfigT, changes: dict[str, Any], origin: str) -> ConfigT:
 
 
 def from_dict(values: dict[str, Any], origin: str, **changes: Any) -> RunConfig:
-    """The configuration `as_dict` wrote."""
+    """The configuration of a run folder, as `read` returns it, with `changes`."""
+    values = {key: value for key, value in values.items() if key != FINGERPRINT}
     return merge(preset(values["dataset"], values["method"]), values | changes, origin)
 
 
@@ -220,7 +230,7 @@ def data_root(given: Path | None) -> Path:
 
 # Where things lie and how fast they go, not what is computed.
 _NOT_COMPARED = {"data_root", "runs", "name", "task0"}
-_FIRST_TASK_IGNORES = {"method", "options", "protocol", "setting", "order", "classes", "future", "void"}
+_FIRST_TASK_IGNORES = {"method", "options", "protocol", "setting", "order", "classes", "future", "void", "evaluation"}
 _FIRST_TASK_TRAIN_IGNORES = {"later_epochs", "later_lr"}
 
 
@@ -238,7 +248,7 @@ def differences(mine: dict, other: dict, first_task_only: bool = False) -> list[
 
     ignored = _NOT_COMPARED | {"train.workers"}
     if first_task_only:
-        ignored |= _FIRST_TASK_IGNORES | {f"train.{name}" for name in _FIRST_TASK_TRAIN_IGNORES}
+        ignored |= _FIRST_TASK_IGNORES | {FINGERPRINT} | {f"train.{name}" for name in _FIRST_TASK_TRAIN_IGNORES}
     first, second = flat(mine), flat(other)
     return [
         f"{key} is {first.get(key)!r} here and {second.get(key)!r} there"
@@ -247,8 +257,9 @@ def differences(mine: dict, other: dict, first_task_only: bool = False) -> list[
     ]
 
 
-def save(config: RunConfig) -> None:
-    write_text(config.folder / FILE, yaml.safe_dump(as_dict(config), sort_keys=False))
+def save(config: RunConfig, fingerprint: str) -> None:
+    values = as_dict(config) | {FINGERPRINT: fingerprint}
+    write_text(config.folder / FILE, yaml.safe_dump(values, sort_keys=False))
 
 
 def read(folder: Path) -> dict[str, Any]:

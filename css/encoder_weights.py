@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -11,12 +12,15 @@ from torch import nn
 from tasks.errors import InputError
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_MINUS_ONE_TO_ONE = ((127 / 255,) * 3, (128 / 255,) * 3)  # (255 x - 127) / 128
 
 
 def pixel_statistics(encoder: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of the input the encoder's published weights expect, for RGB in [0, 1]."""
-    return _MINUS_ONE_TO_ONE if "efficientnet_lite" in encoder else _IMAGENET
+    """Mean and standard deviation of the input the encoder's published weights expect, for RGB in [0, 1].
+
+    timm's encoders ("tu-...") say so themselves; ImageNet's for all others.
+    """
+    config = timm.get_pretrained_cfg(encoder.removeprefix("tu-")) if encoder.startswith("tu-") else None
+    return (config.mean, config.std) if config else _IMAGENET
 
 
 def load_encoder_weights(encoder: nn.Module, name: str, weights: str | Path) -> None:

@@ -48,7 +48,7 @@ def writing(path: Path | str | None) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(
-            f"Cannot write {path}: {error.strerror or error}; free some space or choose another folder with --runs."
+            f"Cannot write {path}: {error.strerror or error}; free some space or choose another folder (--runs, --out)."
         ) from error
 
 

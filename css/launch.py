@@ -24,7 +24,9 @@ def wanted_processes() -> int:
 
 
 def launch(processes: int, arguments: Sequence[str]) -> int:
-    """Runs `python -m css ARGUMENTS` in this many processes on this machine; the exit code of the first that failed."""
+    """Runs `python -m css ARGUMENTS` in this many processes on this machine; 0, or the exit code of
+    the first that failed: 2 for wrong input, 1 for anything else.
+    """
     from torch.distributed.run import main as torchrun
 
     if not torch.cuda.is_available():  # one core each would leave the others idle, all cores each would fight
@@ -32,5 +34,5 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
     try:
         torchrun(["--standalone", f"--nproc-per-node={processes}", "-m", "css", *arguments])
     except ChildFailedError as error:
-        return error.get_first_failure()[1].exitcode
+        return 2 if error.get_first_failure()[1].exitcode == 2 else 1
     return 0

@@ -1,9 +1,11 @@
 """log.jsonl: one JSON object per training step."""
 
+import fcntl
 import json
 from pathlib import Path
 
 from css.files import writing
+from tasks import InputError
 
 
 class Log:
@@ -12,6 +14,7 @@ class Log:
     def __init__(self, path: Path | None):
         with writing(path):
             self._file = path.open("ab") if path else None
+        self._lock()
         self._end: int | None = None  # where the next line goes, if the file is longer
 
     def write(self, entry: dict) -> None:
@@ -37,4 +40,14 @@ class Log:
 
         A restart rewinds to the end of the last task first and to its last checkpoint, which is further on, then.
         """
-        self._end = position
+        if self._file:
+            self._end = min(position, self._file.seek(0, 2))
+
+    def _lock(self) -> None:
+        """Held until this process ends or forgets the log. Not a flock: the workers of a killed run would keep that."""
+        try:
+            if self._file:
+                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            folder = Path(self._file.name).parent
+            raise InputError(f"{folder} is in use by another process; wait for it, or choose another --name.") from None

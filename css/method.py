@@ -19,6 +19,12 @@ METHODS = {
     "finetune": "plop_baseline.finetune:Finetune",
     "joint": "plop_baseline.joint:Joint",
     "plop": "plop_baseline.plop:Plop",
+    "mib": "plop_baseline.mib:Mib",
+    "ilt": "plop_baseline.ilt:Ilt",
+    "lwf": "plop_baseline.lwf:Lwf",
+    "lwf-mc": "plop_baseline.lwf_mc:LwfMc",
+    "ewc": "plop_baseline.ewc:Ewc",
+    "frozen": "plop_baseline.frozen:Frozen",
 }
 
 

@@ -49,12 +49,11 @@ class Segmenter(nn.Module):
         mean, std = pixel_statistics(encoder)
         self.register_buffer("pixel_mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(std).view(3, 1, 1), persistent=False)
-        self._caught: dict[int, torch.Tensor] = {}
-        self._catch_taps()
+        self._tapped = _remember_last_activations(self.encoder) if isinstance(self.encoder, ResNetEncoder) else []
 
     def forward(self, images: torch.Tensor) -> Output:
         stages = self.encoder(images)[-4:]
-        taps = tuple(self._caught.pop(stage, features) for stage, features in enumerate(stages))
+        taps = tuple(activation.__dict__.pop("last_input") for activation in self._tapped) or tuple(stages)
         features = self.decoder(stages)
         return Output(torch.cat([classify(features) for classify in self.classifiers], dim=1), features, taps)
 
@@ -88,22 +87,24 @@ class Segmenter(nn.Module):
 
     def frozen(self) -> "Segmenter":
         """A copy that never changes, in evaluation mode: the teacher of the next task."""
-        teacher = copy.deepcopy(self)
-        teacher._catch_taps()  # the copied hooks still write into this model
-        return teacher.eval().requires_grad_(False)
+        return copy.deepcopy(self).eval().requires_grad_(False)
 
-    def _catch_taps(self) -> None:
-        """Taps of a ResNet are read before the last activation of each stage, which must then not work in place."""
-        if not isinstance(self.encoder, ResNetEncoder):
-            return
-        for stage in range(4):
-            activation = getattr(self.encoder, f"layer{stage + 1}")[-1].relu
-            activation.inplace = False
-            activation._forward_pre_hooks.clear()
-            # A block calls its activation several times; the last call, on the sum, is the one that remains.
-            activation.register_forward_pre_hook(
-                lambda _, inputs, stage=stage: self._caught.__setitem__(stage, inputs[0])
-            )
+
+def _remember_last_activations(encoder: ResNetEncoder) -> list[nn.Module]:
+    """The last activation of each stage of a ResNet; from now on each keeps its last input, the pre-activation sum.
+
+    It is kept in the module itself, so that a deep copy of the model keeps its own.
+    """
+    activations = [getattr(encoder, f"layer{stage}")[-1].relu for stage in (1, 2, 3, 4)]
+    for activation in activations:
+        activation.inplace = False  # else it would overwrite what is kept
+        activation.register_forward_pre_hook(_keep_input)
+    return activations
+
+
+def _keep_input(activation: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+    """A block calls its activation several times; the last call, on the sum, is the one that remains."""
+    activation.__dict__["last_input"] = inputs[0]
 
 
 def _build_encoder(name: str) -> nn.Module:

@@ -44,7 +44,10 @@ def draw_strip(path: Path, task: Task, images: list[int], config: RunConfig, pre
     """A PNG with one row per image: image, ground truth, prediction after task 0, 1, ... (from their files)."""
     pixels, masks = _crops(task, images, config.train.crop)
     palette = voc_palette()
-    columns = [("image", pixels.permute(0, 2, 3, 1).numpy()), ("ground truth", palette[masks])]
+    photos = pixels.permute(0, 2, 3, 1).contiguous().numpy()
+    for photo, image in zip(photos, images, strict=True):
+        _write(photo, task.source.image_id("test", image), (2, photo.shape[0] - 3))
+    columns = [("image", photos), ("ground truth", palette[masks])]
     for index, file in enumerate(predictions):
         columns.append((f"after task {index}", palette[load_tensors(file)[0]["predictions"].numpy()]))
     drawn = [np.concatenate([_caption(title, rows.shape[2]), *rows]) for title, rows in columns]
@@ -68,24 +71,28 @@ def _crops(task: Task, images: list[int], crop: int) -> tuple[torch.Tensor, np.n
     return pixels, np.stack([mask for _, mask in pairs])
 
 
+def _write(picture: np.ndarray, text: str, corner: tuple[int, int]) -> None:
+    """Small black letters with a white rim, in place; `corner` is their lower left one (x, y)."""
+    for colour, thickness in (((255, 255, 255), 3), ((0, 0, 0), 1)):
+        cv2.putText(picture, text, corner, cv2.FONT_HERSHEY_SIMPLEX, 0.36, colour, thickness, cv2.LINE_AA)
+
+
 def _caption(title: str, width: int) -> np.ndarray:
     strip = np.full((_CAPTION, width, 3), 255, np.uint8)
-    return cv2.putText(strip, title, (3, _CAPTION - 5), cv2.FONT_HERSHEY_SIMPLEX, 0.38, (0, 0, 0), 1, cv2.LINE_AA)
+    _write(strip, title, (3, _CAPTION - 5))
+    return strip
 
 
 def _legend(task: Task, width: int) -> np.ndarray:
     """Colour and name of every class of the stream, new ones of this task underlined."""
     palette, names = voc_palette(), task.source.class_names
-    per_row = max(1, width // 110)
-    classes = sum(task.groups, [])
-    rows = -(-len(classes) // per_row)
-    legend = np.full((rows * _CAPTION, width, 3), 255, np.uint8)
+    classes, cell = sum(task.groups, []), 150
+    per_row = max(1, width // cell)
+    legend = np.full((-(-len(classes) // per_row) * _CAPTION, width, 3), 255, np.uint8)
     for place, label in enumerate(classes):
-        x, y = place % per_row * 110 + 3, place // per_row * _CAPTION + 3
+        x, y = place % per_row * cell + 3, place // per_row * _CAPTION + 3
         cv2.rectangle(legend, (x, y), (x + 12, y + 12), palette[label].tolist(), -1)
-        cv2.putText(
-            legend, names[label][:13], (x + 17, y + 11), cv2.FONT_HERSHEY_SIMPLEX, 0.36, (0, 0, 0), 1, cv2.LINE_AA
-        )
+        _write(legend, names[label], (x + 17, y + 11))
         if label in task.new_classes and task.index:
-            cv2.line(legend, (x + 17, y + 14), (x + 100, y + 14), (200, 0, 0), 1)
+            cv2.line(legend, (x + 17, y + 14), (x + cell - 12, y + 14), (200, 0, 0), 1)
     return legend

@@ -1,6 +1,9 @@
 """The processes of one run: alone, or several under torchrun (nccl on GPUs, gloo on CPU)."""
 
+import ctypes
 import os
+import signal
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -9,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+from tasks import InputError
 
 T = TypeVar("T")
 
@@ -30,6 +35,7 @@ class Processes:
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
             torch.cuda.set_device(device)
         if world > 1 and not dist.is_initialized():
+            _die_with_parent()
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
         return cls(rank, world, device)
 
@@ -56,12 +62,28 @@ class Processes:
             for tensor in model.state_dict().values():
                 dist.broadcast(tensor, 0)
 
-    def first(self, work: Callable[[], T]) -> T | None:
-        """Runs `work` in the first process while the others wait; returns its result there, None elsewhere."""
-        result = work() if self.is_main else None
-        self.wait()
-        return result
+    def first(self, work: Callable[[], T]) -> T:
+        """Runs `work` in the first process while the others wait; every process gets its result or its InputError."""
+        if self.world == 1:
+            return work()
+        outcome: list = [None, None]
+        if self.is_main:
+            try:
+                outcome[0] = work()
+            except InputError as error:
+                outcome[1] = str(error)
+        dist.broadcast_object_list(outcome, 0)
+        if outcome[1] is not None:
+            raise InputError(outcome[1])
+        return outcome[0]
 
     def wait(self) -> None:
         if self.world > 1:
             dist.barrier()
+
+
+def _die_with_parent() -> None:
+    """If torchrun is killed, its processes must not go on writing into a run that is started again meanwhile."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)

@@ -42,6 +42,7 @@ def task_result(task, confusion: ConfusionMatrix, num_first: int) -> dict:
         "confusion": confusion.matrix.tolist(),
         "iou": [None if value != value else value for value in confusion.iou().tolist()],
         "groups": confusion.groups(num_first),
+        "summary": confusion.summary(),
     }
 
 

@@ -1,7 +1,6 @@
 """One run: every task of a stream, from the data to results.json. This file is the whole flow."""
 
 import hashlib
-import resource
 import shutil
 import sys
 import time
@@ -16,31 +15,35 @@ from css.data import make_stream
 from css.evaluate import evaluate
 from css.files import atomic, load_tensors, save_tensors, write_json, write_text
 from css.log import Log
+from css.memory import peak_mb, reset_peak
 from css.method import Method, method_class
 from css.model import Segmenter
 from css.optimizer import require_optimizer
 from css.pictures import chosen_images, draw_strip, save_predictions
 from css.processes import Processes
 from css.report import percent, run_table
-from css.results import read_task_result, run_facts, task_result, write_results
+from css.results import read_results, read_task_result, run_facts, task_result, write_results
 from css.trainer import Trainer, restore_model
 from tasks import InputError, Stream, Task
 
 
-def run(config: RunConfig, processes: Processes) -> dict[str, Any] | None:
-    """Learns the stream and returns its results (None in all but the first process). Goes on where a killed run was.
+def run(config: RunConfig, processes: Processes) -> dict[str, Any]:
+    """Learns the stream and returns its results. Goes on where a killed run was; a finished one is only shown.
 
     Raises InputError for anything a user can mend; nothing is written before settings and data are checked.
     """
     config = settings.resolve(config)
-    stream = prepare(config, processes.world)
+    stream = checked_stream(config, processes.world)
     folder = config.folder
     method = method_class(config.method)(config.options)
     learnt = stream.joint() if method.joint else stream
-    facts = run_facts(settings.as_dict(config), stream.groups, stream.source.class_names, stream.source.fingerprint())
+    processes.first(lambda: _require_same_run(config, stream))
+    if _is_complete(folder):
+        return _show(folder, processes)
     model = build_model(config, processes)  # refuses unfit weights, so before anything is written
     processes.first(lambda: _open_folder(config, stream))
     log = Log(folder / "log.jsonl" if processes.is_main else None)
+    facts = run_facts(settings.as_dict(config), stream.groups, stream.source.class_names, stream.source.fingerprint())
     results: list[dict] = []
     for task in learnt:
         teacher = model.frozen() if task.index else None
@@ -53,18 +56,28 @@ def run(config: RunConfig, processes: Processes) -> dict[str, Any] | None:
             _complete(stream, task, model, teacher, method, trainer)
         load_task(home, model, method)
         results.append(read_task_result(home))
-        complete = task.index == len(learnt) - 1
         if processes.is_main:
             shutil.rmtree(_work_folder(home), ignore_errors=True)
-            written = write_results(folder, facts, results, complete)
-            print(f"\n{run_table(written)}" if complete else _brief(results[-1]), flush=True)
-            if complete:
-                write_text(folder / "table.md", run_table(written))
+            write_results(folder, facts, results, complete=task.index == len(learnt) - 1)
+            print(_brief(results[-1]), flush=True)
     processes.wait()
-    return written if processes.is_main else None
+    return _show(folder, processes)
 
 
-def prepare(config: RunConfig, world: int) -> Stream:
+def _is_complete(folder: Path) -> bool:
+    return (folder / "results.json").exists() and read_results(folder)["complete"]
+
+
+def _show(folder: Path, processes: Processes) -> dict[str, Any]:
+    """Prints the table of a finished run and writes it beside the results, which it returns."""
+    results = read_results(folder)
+    if processes.is_main:
+        write_text(folder / "table.md", run_table(results))
+        print(f"\n{run_table(results)}", flush=True)
+    return results
+
+
+def checked_stream(config: RunConfig, world: int) -> Stream:
     """The stream of a configuration, after checking everything a user can get wrong; nothing is written."""
     settings.check(config, world)
     require_optimizer(config.train)
@@ -106,6 +119,7 @@ def _complete(
 ) -> None:
     """Learns, tests and stores one task; the first may be taken from another run."""
     config, processes, began = trainer.config, trainer.processes, time.perf_counter()
+    reset_peak(processes.device)
     if task.index == 0 and config.task0:
         restore_model(model, _borrowed_first_task(config, task), config.task0)
     else:
@@ -117,7 +131,7 @@ def _complete(
             "train": sum(epoch["seconds"] for epoch in trainer.history),
             "since_start_or_restart": time.perf_counter() - began,
         },
-        "peak_memory_mb": _peak_memory(processes),
+        "peak_memory_mb": peak_mb(processes.device),
         "log_bytes": trainer.log.position(),
     }
     processes.first(lambda: _store(stream, task, model, method, trainer, result))
@@ -131,7 +145,7 @@ def _store(stream: Stream, task: Task, model: Segmenter, method: Method, trainer
         home.mkdir()
         tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
         tensors |= {f"method.{name}": value for name, value in method.tensors().items()}
-        save_tensors(home / "model.safetensors", tensors, {"identity": _identity(task), "classes": model.classes})
+        save_tensors(home / "model.safetensors", tensors, {"identity": _identity(task)})
         save_predictions(home / "predictions.safetensors", model, task, pictured, config, processes)
         folders = [*(task_folder(config.folder, earlier) for earlier in range(task.index)), home]
         draw_strip(home / "pictures.png", task, pictured, config, [f / "predictions.safetensors" for f in folders])
@@ -160,19 +174,24 @@ def _borrowed_first_task(config: RunConfig, task: Task) -> dict[str, torch.Tenso
     return tensors
 
 
+def _require_same_run(config: RunConfig, stream: Stream) -> None:
+    """Raises InputError if the run folder was made with other settings or other data."""
+    if not (config.folder / settings.FILE).exists():
+        return
+    mine = settings.as_dict(config) | {settings.FINGERPRINT: stream.source.fingerprint()}
+    if changed := settings.differences(mine, settings.read(config.folder)):
+        raise InputError(
+            f"{config.folder} was made with another configuration: {'; '.join(changed)}. "
+            "Give the same settings to resume it, or another folder (--name, --runs)."
+        )
+
+
 def _open_folder(config: RunConfig, stream: Stream) -> None:
-    """Makes the run folder, or checks that an existing one was made with the same configuration; says what will run."""
-    folder = config.folder
-    if (folder / settings.FILE).exists():
-        if changed := settings.differences(settings.as_dict(config), settings.read(folder)):
-            raise InputError(
-                f"{folder} was made with another configuration: {'; '.join(changed)}. "
-                "Give the same settings to resume it, or another --name."
-            )
-    else:
-        settings.save(config)
-    print(f"{stream.describe()}\n{config.method}, {config.model.encoder}, {config.train.precision}, "
-          f"results in {folder}", file=sys.stderr, flush=True)  # fmt: skip
+    """Makes the run folder if it is not there, and says what will run."""
+    if not (config.folder / settings.FILE).exists():
+        settings.save(config, stream.source.fingerprint())
+    chosen = f"{config.method}, {config.model.encoder}, {config.train.precision}, results in {config.folder}"
+    print(f"{stream.describe()}\n{chosen}", file=sys.stderr, flush=True)
 
 
 def _brief(result: dict) -> str:
@@ -180,10 +199,3 @@ def _brief(result: dict) -> str:
     return f"task {result['index']}: mIoU " + ", ".join(
         f"{name} {percent(groups[name])}" for name in ("old", "new", "all")
     )
-
-
-def _peak_memory(processes: Processes) -> float:
-    """MB: of the GPU if there is one, else of this process."""
-    if processes.device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

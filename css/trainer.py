@@ -1,12 +1,14 @@
 """The training loop. It knows no method: it minimises the sum of the losses it is given."""
 
 import contextlib
+import hashlib
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
 import torch
+from timm.layers import convert_sync_batchnorm
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -52,11 +54,12 @@ class Trainer:
         done = self._resume(stage, model, optimizer, scaler)
         forward = self.processes.wrap(model.train())
         total = epochs * len(batches)
-        bar = tqdm(total=total, initial=done * len(batches), desc=f"task {task.index} {stage}", unit="step",
-                   disable=not self.processes.is_main or done == epochs)  # fmt: skip
+        quiet, what = not self.processes.is_main or done == epochs, f"task {task.index} {stage}"
+        bar = tqdm(total=total, initial=done * len(batches), desc=what, unit="step", disable=quiet)
         with bar:
             for epoch in range(done, epochs):
                 batches.epoch = epoch
+                self._seed(task.index, stage, epoch)
                 began, sums = time.perf_counter(), {}
                 for step, (images, labels) in enumerate(loader):
                     iteration = epoch * len(batches) + step
@@ -76,17 +79,17 @@ class Trainer:
         self.processes.align(model)
 
     def passes(self, task: Task, model: Segmenter, purpose: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """One pass over the training images as they are seen in training: normalised images and labels, no gradient."""
-        loader, batches = self._loader(task, purpose)
-        with torch.no_grad():
-            for images, labels in tqdm(loader, desc=f"task {task.index} {purpose}", unit="batch", leave=False,
-                                       disable=not self.processes.is_main):  # fmt: skip
-                yield model.normalise(images), labels.to(self.processes.device)
+        """One pass over the training images as they are seen in training: normalised images and labels."""
+        loader, _ = self._loader(task, purpose)
+        quiet, what = not self.processes.is_main, f"task {task.index} {purpose}"
+        for images, labels in tqdm(loader, desc=what, unit="batch", leave=False, disable=quiet):
+            yield model.normalise(images), labels.to(self.processes.device)
 
     def once(self, name: str, compute: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         """The tensors of a named computation, from disk if it was finished before."""
         path = self.folder / f"{name}.safetensors"
-        if not path.exists():
+        if self.processes.first(lambda: not path.exists()):
+            self._seed(name)
             tensors = compute()
             self.processes.first(lambda: save_tensors(path, tensors))
         return load_tensors(path)[0]
@@ -112,6 +115,11 @@ class Trainer:
             scaler.update()
         return dict(zip(sums, values.tolist(), strict=True))
 
+    def _seed(self, *moment: int | str) -> None:
+        """Networks and losses that draw random numbers draw the same ones after a restart."""
+        digest = hashlib.sha256(repr((self.config.seed, moment)).encode()).digest()
+        torch.manual_seed(int.from_bytes(digest[:8], "big"))
+
     def _require_finite(self, values: dict[str, float], where: dict) -> None:
         loss = sum(values.values())
         if not abs(loss) < float("inf"):  # false for NaN, too
@@ -133,7 +141,7 @@ class Trainer:
         if train.bn_group:
             group_batch_norm(model, train.bn_group)
         if train.sync_bn and self.processes.world > 1:
-            nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            convert_sync_batchnorm(model)
 
     def _resume(self, stage, model, optimizer, scaler) -> int:
         """Restores the last checkpoint of a stage; returns how many of its epochs are done."""

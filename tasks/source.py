@@ -24,7 +24,7 @@ class Source(Protocol):
         """RGB image uint8 (H, W, 3) and mask uint8 (H, W) of raw class ids."""
 
     def image_id(self, split: str, index: int) -> str:
-        """A name for logs and pictures, unique within the split."""
+        """A name for pictures, unique within the split."""
 
     def fingerprint(self) -> str:
         """Hex digest that changes when the data changes."""

@@ -3,6 +3,8 @@
 import json
 import resource
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +93,11 @@ def test_incomplete_or_unknown_command(arguments):
         (["--train.epochs", "0"], ["--train.epochs"]),
         (["--train.later-epochs", "0"], ["--train.later-epochs"]),
         (["--train.workers", "-1"], ["--train.workers"]),
+        (["--train.bn-group", "0"], ["--train.bn-group"]),
+        (["--train.lr", "-1"], ["--train.lr"]),
+        (["--train.later-lr", "nan"], ["--train.later-lr"]),
+        (["--train.momentum", "-1"], ["--train.momentum"]),
+        (["--train.weight-decay", "-1"], ["--train.weight-decay"]),
         (["--train.sync-bn"], ["--train.sync-bn"]),
         (["--train.optimizer", "apex"], ["--train.optimizer apex", "PyPI"]),
         (["--classes", "aeroplane", "zebra"], ["--classes", "'zebra'"]),
@@ -292,6 +299,7 @@ def of_another_network(path: Path) -> None:
 def test_checkpoint_of_a_finished_task(damage, command, good, run):
     damage(run / "task_1" / "model.safetensors")
     if command == "run":
+        (run / "results.json").unlink()  # a complete run is shown from its results alone
         outcome = resumed(good, run)
     else:
         outcome = css(command, run, *([good / IMAGES / "test_000.jpg"] if command == "predict" else []))
@@ -303,6 +311,7 @@ def test_checkpoint_of_a_finished_task(damage, command, good, run):
 def test_checkpoint_of_an_unfinished_task(damage, good, run):
     work = run / "task_1.work"
     work.mkdir()
+    (run / "results.json").unlink()
     (run / "task_1" / "model.safetensors").rename(work / "fit.safetensors")
     shutil.rmtree(run / "task_1")
     damage(work / "fit.safetensors")
@@ -321,9 +330,43 @@ def test_results_json_that_is_not_ours(text, command, run):
 
 @pytest.mark.parametrize("text", ["{", "[1, 2]", '{"mIoU": 0.7}', ""])
 def test_result_of_a_task_that_is_not_ours(text, good, run):
+    (run / "results.json").unlink()
     (run / "task_0" / "result.json").write_text(text)
     outcome = resumed(good, run)
     assert outcome.code == 2 and str(run / "task_0" / "result.json") in outcome.complaint
+
+
+def test_run_that_is_resumed_with_other_data(good, run, tmp_path):
+    """Whether it is complete or not: numbers of two data sets must never meet in one results.json."""
+    other = shutil.copytree(good, tmp_path / "other")
+    images = (other / LISTS["train"]).read_text().split()
+    (other / LISTS["train"]).write_text("\n".join(images[:-1]) + "\n")
+    before = read_results(run)
+    for complete in (True, False):
+        if not complete:
+            shutil.rmtree(run / "task_1")
+            (run / "results.json").unlink()
+        outcome = resumed(other, run)
+        assert outcome.code == 2 and "data_fingerprint" in outcome.complaint
+        assert not complete or read_results(run) == before
+
+
+def test_run_folder_in_use_by_another_process(good, run):
+    (run / "results.json").unlink()
+    holder = "import fcntl, sys; f = open(sys.argv[1], 'ab'); fcntl.lockf(f, 2); print('held', flush=True); input()"
+    command = [sys.executable, "-c", holder, run / "log.jsonl"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        outcome = resumed(good, run)
+        other.communicate(b"\n")
+    assert outcome.code == 2 and f"{run} is in use" in outcome.complaint
+    assert resumed(good, run).code == 0
+
+
+def test_predict_of_two_images_with_one_name(run, good, tmp_path):
+    other = shutil.copy(good / IMAGES / "test_000.jpg", tmp_path / "test_000.jpg")
+    outcome = css("predict", run, good / IMAGES / "test_000.jpg", other, "--out", tmp_path / "out")
+    assert outcome.code == 2 and "same name" in outcome.complaint and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("text", ["a: [", "- 1", "", "\x00", "dataset: voc"])
@@ -391,6 +434,12 @@ def test_full_disk(good, tmp_path):
         ({"settings": {"train": {"epoch": 3}}}, "epoch"),
         ({"settings": {"train": 3}}, "train"),
         ({"options": {"plop": {"factor": 3}}}, "factor"),
+        ({"options": {"finetune": {}}}, "finetune"),
+        ({"options": None}, "options"),
+        ({"seeds": 1}, "seeds"),
+        ({"protocols": "15-1"}, "protocols"),
+        ({"settings": {"train": {"optimizer": "adam"}}}, "optimizer"),
+        ({"settings": {"train": {"epochs": "many"}}}, "epochs"),
     ],
 )
 def test_recipe(change, word, good, tmp_path):

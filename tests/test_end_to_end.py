@@ -144,7 +144,7 @@ def test_pictures_grow_by_one_column_per_task(runs):
         picture = np.array(Image.open(runs("finetune") / f"task_{task}" / "pictures.png"))
         height, width, channels = picture.shape
         assert channels == 3 and width == CROP * (3 + task)
-        legend = -(-(CLASSES + 1) // (width // 110))  # lines, each as high as the caption above
+        legend = -(-(CLASSES + 1) // (max(1, width // 150)))  # lines, each as high as the caption above
         rows, rest = divmod(height - 18 * (1 + legend), CROP)
         assert 3 <= rows <= 8 and rest == 0
         truth = picture[18 : 18 + rows * CROP, CROP : 2 * CROP].reshape(-1, 3)

@@ -144,7 +144,6 @@ def test_teacher_is_frozen_and_in_evaluation_mode():
 
 def test_teacher_does_not_follow_the_model(resnet):
     model = copy.deepcopy(resnet)
-    model._catch_taps()
     teacher = model.frozen()
     with torch.no_grad():
         before = teacher(images())
@@ -157,25 +156,21 @@ def test_teacher_does_not_follow_the_model(resnet):
     assert torch.equal(before.logits, after.logits)
 
 
-def test_taps_of_teacher_and_model_stay_apart(resnet):
-    """A copied hook would write the taps of the teacher into the model."""
-    model = copy.deepcopy(resnet)
-    model._catch_taps()
-    teacher = model.frozen()
+def test_taps_of_copies_stay_apart(resnet):
+    """A hook that held on to the original would write the taps of a copy into it."""
+    original = copy.deepcopy(resnet).eval()
+    copied = copy.deepcopy(original)
     with torch.no_grad():
-        expected = teacher(images(seed=1)).taps
-        model.encoder(images(seed=0))  # leaves its taps behind
-        for tap, alone in zip(teacher(images(seed=1)).taps, expected, strict=True):
-            assert torch.equal(tap, alone)
-        teacher.encoder(images(seed=1))
-        caught = dict(model._caught)
-        taps = model(images(seed=0)).taps
-    for stage, tap in enumerate(taps):
-        assert torch.equal(tap, caught[stage]) and not torch.equal(tap, expected[stage])
+        expected = original(images(seed=1)).taps
+        original.encoder(images(seed=0))  # leaves its taps behind
+        found = copied(images(seed=1)).taps
+        left_behind = original(images(seed=0)).taps
+    for tap, alone, other in zip(found, expected, left_behind, strict=True):
+        assert torch.equal(tap, alone) and not torch.equal(tap, other)
 
 
-def test_normalise():
-    model = segmenter()
+def test_normalise(resnet):
+    model = resnet
     pixels = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
     pixels[:, :, 1] = 255
     x = model.normalise(pixels)
@@ -187,7 +182,7 @@ def test_normalise():
 
 def test_normalise_for_weights_made_for_another_range():
     x = segmenter("tu-tf_efficientnet_lite0").normalise(torch.tensor([0, 127, 255]).to(torch.uint8).expand(1, 3, 1, 3))
-    torch.testing.assert_close(x[0, 0, 0], torch.tensor([-127 / 128, 0, 1]), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(x[0, 0, 0], torch.tensor([-1, 127 / 127.5 - 1, 1]), rtol=1e-5, atol=1e-6)
 
 
 def test_pixel_statistics_are_no_part_of_a_checkpoint():

@@ -112,6 +112,14 @@ def test_a_nan_loss_is_one_sentence_of_one_process(data, runs):
     assert not (runs / "nan" / "task_0").exists()
 
 
+def test_an_error_that_the_first_process_alone_finds(data, two):
+    """The others must not fail first, with a traceback of their broken connection."""
+    outcome = in_two_processes(*run_arguments(data, two.parent, "two", "--method", "plop", "--seed", 5, protocol="2-1"))
+    assert outcome.returncode == 2 and "Traceback" not in outcome.stderr, outcome.stderr
+    ours = [line for line in outcome.stderr.splitlines() if line.startswith("css: ")]
+    assert len(ours) == 1 and "seed is 5 here and 0 there" in ours[0]
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [

@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import load_file
 from small_voc import css, plain_machine, read_results, run_arguments, write_small_voc
 
+from plop_baseline.finetune import Finetune
+
 # The server imports the program once; every life of a run is then a fork of it, as clean as a new process.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["small_voc", "plop_baseline.plop", "plop_baseline.finetune"])
@@ -132,6 +134,21 @@ def test_killed_again_and_again(data, cache, never_killed, tmp_path):
         assert codes[-1] in (0, -signal.SIGKILL)
     assert len(codes) > 4
     assert_same(tmp_path / "run", never_killed(PLOP))
+
+
+class Noisy(Finetune):
+    """A method that draws random numbers in every batch, as some networks do."""
+
+    def losses(self, task, forward, teacher, images, labels):
+        return super().losses(task, forward, teacher, images + 0.1 * torch.randn_like(images), labels)
+
+
+def test_random_numbers_are_drawn_again(data, cache, never_killed, tmp_path):
+    noisy = ("--method", "test_resume:Noisy", "--train.epochs", 2)
+    again = command(data, tmp_path / "run", noisy)
+    assert exit_code_of_life(again, cache, "css.log.Log.write", 12) == -signal.SIGKILL
+    assert css(*again).code == 0
+    assert_same(tmp_path / "run", never_killed(noisy))
 
 
 def test_log_holds_every_iteration_once(never_killed):

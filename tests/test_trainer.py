@@ -147,7 +147,7 @@ def test_accumulation_is_the_step_of_the_whole_batch_with_grouped_batch_norm(tmp
     assert distance(accumulated, change("chunks in groups", accumulate=2, bn_group=8)) == 0
     assert distance(accumulated, change("whole")) > 1e-2
     losses = [log_of(tmp_path / name)[0]["ce"] for name in ("accumulate", "grouped", "whole")]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5) and losses[0] != pytest.approx(losses[2], rel=1e-3)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5) and losses[0] != pytest.approx(losses[2], rel=1e-4)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -248,7 +248,7 @@ def test_once_computes_once(tmp_path):
     assert len(calls) == 2
 
 
-def test_a_pass_repeats_itself_and_has_no_gradient(tmp_path, task):
+def test_a_pass_repeats_itself_and_leaves_gradients_to_the_caller(tmp_path, task):
     model, trainer = make_model(task), make_trainer(tmp_path)
     first, again, other = (list(trainer.passes(task, model, purpose)) for purpose in ("a", "a", "b"))
     assert len(first) == len(task.train_indices) // 8
@@ -257,5 +257,4 @@ def test_a_pass_repeats_itself_and_has_no_gradient(tmp_path, task):
         assert torch.equal(images, images_again) and torch.equal(labels, labels_again)
     assert not torch.equal(first[0][0], other[0][0])
     for images, _ in trainer.passes(task, model, "a"):
-        assert images.min() < 0 and not model(images).logits.requires_grad
-    assert model(images).logits.requires_grad
+        assert images.min() < 0 and model(images).logits.requires_grad

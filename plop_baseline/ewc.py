@@ -1,0 +1,139 @@
+"""EWC (Kirkpatrick et al., PNAS 2017): important parameters are held near their old values."""
+
+import contextlib
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from css.losses import cross_entropy
+from css.method import Method, plain_losses
+from css.model import Segmenter
+from css.trainer import Trainer
+from tasks import InputError, Task
+
+ALPHA = 0.9  # share of the newest batch in the importance
+# Batches per task: what was there before them weighs 0.1 ** 10, and of the start value, the same for all elements of a
+# tensor, the normalisation leaves nothing. More would change nothing.
+UPDATES = 10
+
+
+@dataclass(frozen=True)
+class EwcOptions:
+    weight: float = 100.0
+    """Weight of the penalty; published: 100 to 500, at a learning rate of 0.001 (500 diverges above 0.0013)."""
+
+
+class Ewc(Method):
+    """The importance is measured when a task ends, on training batches, in evaluation mode and full precision.
+
+    The official code measures it at every step of the training, of which its moving average keeps the last few; those
+    see the batch statistics and, unlike these, weights that still move. Measured at the end, the importance needs
+    nothing but the finished model, which may come from another run (--task0).
+    """
+
+    Options = EwcOptions
+    summary = "penalty on the change of important parameters (PNAS 2017)"
+
+    def __init__(self, options=None):
+        super().__init__(options)
+        self.importance = Importance()
+
+    def check(self, config):
+        """The most important parameter of a tensor has importance 1, and the penalty there the curvature 2 * weight."""
+        momentum, lr = config.train.momentum, config.train.later_lr
+        limit = (1 + momentum) / (1 + 2 * momentum) / lr if lr else math.inf  # of SGD with Nesterov momentum
+        if not 0 <= self.options.weight < limit:
+            raise InputError(
+                f"--options.weight {self.options.weight:g} of ewc must be at least 0 and below {limit:.4g}, where SGD "
+                f"with --train.later-lr {lr:g} diverges: change one of them."
+            )
+
+    def prepare(self, task, model, teacher, trainer):
+        """Parameters are held where the task starts: at the teacher's, but for the bias of the background, which the
+        balanced initialisation has just moved."""
+        self.held = {name: value.to(trainer.processes.device) for name, value in self.importance.normalised().items()}
+        self.new = dict(model.named_parameters())
+        self.old = {name: self.new[name].detach().clone() for name in self.held}
+
+    def losses(self, task, forward, teacher, images, labels):
+        return plain_losses(forward, images, labels) | {
+            "penalty": self.options.weight * penalty(self.new, self.old, self.held)
+        }
+
+    def finish(self, task, model, trainer):
+        model.eval()  # keeps the running statistics, and makes the images of a batch independent
+        for images, labels in _batches(task, model, trainer):
+            self.importance.update(_gradients(model, images, labels, trainer))
+
+    def tensors(self):
+        return self.importance.fisher
+
+    def load_tensors(self, tensors):
+        self.importance = Importance(tensors)
+
+
+class Importance:
+    """Moving average of the squared gradients of every parameter, F <- alpha g^2 + (1 - alpha) F from F = 1.
+
+    `fisher` holds F by parameter name. g is the gradient of the mean loss of a batch, not of single images, as in the
+    official code of MiB and PLOP, from which the average, its start and the normalisation come.
+    """
+
+    def __init__(self, fisher: Mapping[str, Tensor] | None = None):
+        self.fisher = dict(fisher or {})
+
+    def update(self, gradients: Mapping[str, Tensor], alpha: float = ALPHA) -> None:
+        """One batch. Parameters not seen before start at 1; those without a gradient stay as they are."""
+        for name, gradient in gradients.items():
+            before = self.fisher.get(name, torch.ones_like(gradient)).to(gradient.device)
+            self.fisher[name] = alpha * gradient.square() + (1 - alpha) * before
+
+    def normalised(self) -> dict[str, Tensor]:
+        """(F - min F) / (max F - min F + 1e-8), for each tensor by itself."""
+        return {name: (f - f.min()) / (f.max() - f.min() + 1e-8) for name, f in self.fisher.items()}
+
+
+def penalty(
+    parameters: Mapping[str, Tensor], old_parameters: Mapping[str, Tensor], importance: Mapping[str, Tensor]
+) -> Tensor:
+    """Sum over all named in `importance` of importance * (parameter - old parameter)^2, a scalar.
+
+    Source: EWC, Eq. 3, without its factor 1/2, as in the official code of MiB and PLOP.
+    """
+    terms = [(held * (parameters[name] - old_parameters[name]).square()).sum() for name, held in importance.items()]
+    return torch.stack(terms).sum()
+
+
+def _batches(task: Task, model: Segmenter, trainer: Trainer) -> Iterator[tuple[Tensor, Tensor]]:
+    """UPDATES training batches, in as many passes as a small task needs."""
+    done = 0
+    while done < UPDATES:
+        with contextlib.closing(trainer.passes(task, model, f"importance {done}")) as batches:
+            for batch in itertools.islice(batches, UPDATES - done):
+                done += 1
+                yield batch
+
+
+@torch.enable_grad()
+def _gradients(model: Segmenter, images: Tensor, labels: Tensor, trainer: Trainer) -> dict[str, Tensor]:
+    """Gradients of the mean cross-entropy over the batch of all processes; the model must be in evaluation mode.
+
+    Then parts of a batch add up exactly. They are half as large as in training, because full precision, in which no
+    small gradient is lost, may need twice the memory.
+    """
+    processes, parts = trainer.processes, 2 * trainer.config.train.accumulate
+    model.zero_grad()
+    for some_images, some_labels in zip(images.chunk(parts), labels.chunk(parts), strict=True):
+        loss = cross_entropy(model(some_images).logits, some_labels)
+        (loss * len(some_images) / len(images)).backward()
+    gradients = {
+        name: processes.sum(parameter.grad.contiguous()) / processes.world
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None
+    }
+    model.zero_grad()
+    return gradients

@@ -1,0 +1,31 @@
+"""Frozen features: only the classifier of the new classes is trained. The honest floor of every table."""
+
+import torch
+
+from css.method import Method, plain_losses
+
+
+class Frozen(Method):
+    """After the first task, encoder, decoder and old classifiers stay as they are, BatchNorm statistics included.
+
+    Old logits are then exactly those of the teacher: the balanced initialisation, which takes probability from the
+    background, is undone for it, because nothing here could ever give it back.
+    """
+
+    summary = "everything but the new classifier frozen (floor)"
+
+    def learn(self, task, model, teacher, trainer):
+        if teacher is None:
+            return super().learn(task, model, teacher, trainer)
+        with torch.no_grad():
+            model.classifiers[0].bias.copy_(teacher.classifiers[0].bias)
+        model.requires_grad_(False)
+        model.classifiers[-1].requires_grad_(True)
+        try:
+            super().learn(task, model, teacher, trainer)
+        finally:
+            model.requires_grad_(True)
+
+    def losses(self, task, forward, teacher, images, labels):
+        # The trainer has set training mode, in which BatchNorm would follow the new images.
+        return plain_losses(forward.eval(), images, labels)
