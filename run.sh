@@ -11,19 +11,20 @@ set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 
-has_packages() { # does this python have everything?
-    command -v "$1" >/dev/null && "$1" - <<'PY' 2>/dev/null
-import sys
-from importlib.util import find_spec
-needed = ("torch torchvision segmentation_models_pytorch albumentations cv2 numpy PIL yaml safetensors scipy tqdm tyro pydantic "
-          "pytest hypothesis")
-sys.exit(sys.version_info < (3, 10) or not all(map(find_spec, needed.split())))
+has_packages() { # does this python have everything, new enough?
+    command -v "$1" >/dev/null && "$1" - "$root/pyproject.toml" <<'PY' 2>/dev/null
+import re, sys
+from importlib.metadata import version
+lines = re.findall(r'"([a-z][a-z0-9-]*)>=([0-9.]+)', open(sys.argv[1]).read())
+numbers = lambda text: [int(part) for part in re.findall(r"\d+", text)[:3]]
+new_enough = all(numbers(version(name)) >= numbers(least) for name, least in lines if name != "setuptools")
+sys.exit(sys.version_info < (3, 10) or not new_enough)
 PY
 }
 
 make_environment() {
     if command -v uv >/dev/null; then
-        uv venv --clear "$root/.venv"
+        uv venv --clear --python '>=3.10' "$root/.venv"
         uv pip install --python "$root/.venv/bin/python" -e "$root[test]"
     else
         local base
