@@ -16,8 +16,7 @@ from tasks import Stream, Task
 from tasks.images import CentreCrop
 from tasks.voc import voc_palette
 
-PER_GROUP = 2  # pictures of the classes of each task
-MOST = 8
+MOST = 8  # rows
 _CAPTION = 18  # pixels
 
 
@@ -27,7 +26,7 @@ def chosen_images(stream: Stream) -> list[int]:
     for group in stream.groups:
         holding = np.flatnonzero(presence[:, [c for c in group if c]].any(1))
         fresh = [int(image) for image in holding if int(image) not in chosen]
-        chosen += fresh[: MOST if len(stream) == 1 else PER_GROUP]
+        chosen += fresh[: max(1, MOST // len(stream))]
     return chosen[:MOST]
 
 
