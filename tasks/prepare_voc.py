@@ -125,7 +125,7 @@ def _extract(
         member = members[source / name]
         file = target / name
         if not (file.is_file() and file.stat().st_size == member.size):
-            tar.extract(member.replace(name=name, deep=False), target, filter="data")
+            file.write_bytes(tar.extractfile(member).read())  # under a name of our own: no path of the archive is used
 
 
 def _build_sbd_masks(archive: Path, target: Path) -> set[str]:
