@@ -1,18 +1,16 @@
-"""Local POD loss, forward and backward, against a straightforward loop over regions: python benchmarks/local_pod.py
+"""Local POD loss, forward and backward, against a straightforward loop over regions:
+
+    PYTHONPATH=. python benchmarks/local_pod.py
 
 Both run alternately on the maps of one training step; the medians and the median of the ratios are printed.
 """
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 from time import perf_counter
 
 import torch
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also runs when the project is not installed
 
 from plop_baseline.pod import pod_loss
 

@@ -8,6 +8,8 @@ from tasks.source import VOID
 
 def upsample(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Logits (B, C, h, w) at the size of labels (B, H, W), bilinear without aligned corners, in float32."""
+    if logits.shape[-2:] == labels.shape[-2:]:  # up-sampled before, by a method that needs them for other terms, too
+        return logits.float()
     return F.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False)
 
 

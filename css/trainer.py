@@ -68,7 +68,7 @@ class Trainer:
                         group["lr"] = rate
                     values = self._step(forward, losses, optimizer, scaler, model.normalise(images), labels)
                     where = {"task": task.index, "stage": stage, "epoch": epoch, "iteration": iteration}
-                    self._require_finite(values, where)
+                    _require_finite(values, where)
                     self.log.write({**where, "lr": rate, **values})
                     sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}
                     bar.set_postfix({name: f"{value:.3g}" for name, value in values.items()}, refresh=False)
@@ -120,15 +120,6 @@ class Trainer:
         digest = hashlib.sha256(repr((self.config.seed, moment)).encode()).digest()
         torch.manual_seed(int.from_bytes(digest[:8], "big"))
 
-    def _require_finite(self, values: dict[str, float], where: dict) -> None:
-        loss = sum(values.values())
-        if not abs(loss) < float("inf"):  # false for NaN, too
-            raise InputError(
-                f"The loss is {loss} at task {where['task']}, epoch {where['epoch']}, iteration {where['iteration']} "
-                f"({', '.join(f'{name} {value:.3g}' for name, value in values.items())}): lower --train.lr or "
-                "--train.later-lr, or use --train.precision fp32. The last good checkpoint is kept."
-            )
-
     def _loader(self, task: Task, purpose: str) -> tuple[DataLoader, TrainBatches]:
         train = self.config.train
         images = task.train(RandomCrop(train.crop))
@@ -162,6 +153,16 @@ class Trainer:
         facts = {"epochs": epochs, "history": self.history, "scaler": scaler.state_dict(),
                  "log_bytes": self.log.position()}  # fmt: skip
         self.processes.first(lambda: save_tensors(self.folder / f"{stage}.safetensors", tensors, facts))
+
+
+def _require_finite(values: dict[str, float], where: dict) -> None:
+    loss = sum(values.values())
+    if not abs(loss) < float("inf"):  # false for NaN, too
+        raise InputError(
+            f"The loss is {loss} at task {where['task']}, epoch {where['epoch']}, iteration {where['iteration']} "
+            f"({', '.join(f'{name} {value:.3g}' for name, value in values.items())}): lower --train.lr or "
+            "--train.later-lr, or use --train.precision fp32. The last good checkpoint is kept."
+        )
 
 
 def autocast(config: RunConfig, processes: Processes) -> torch.autocast:

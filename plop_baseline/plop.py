@@ -8,11 +8,9 @@ import torch
 from css.losses import upsample
 from css.method import Method
 from css.model import STRIDE
-from plop_baseline.pod import pod_loss
+from plop_baseline.pod import SCALES, pod_loss
 from plop_baseline.pseudo_labels import EntropyHistogram, pseudo_label, weighted_cross_entropy
 from tasks import InputError
-
-SCALES = (1, 2, 4)
 
 
 @dataclass(frozen=True)
