@@ -1,9 +1,15 @@
-"""BatchNorm over groups of a fixed number of images, so that one process can reproduce several."""
+"""BatchNorm: groups of a fixed number of images, so that one process can reproduce several; held while others train."""
 
+import contextlib
 import functools
+from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+BatchNormMode = Literal["train", "freeze", "freeze-stats"]
 
 
 class _Grouped:
@@ -41,3 +47,20 @@ def group_batch_norm(model: nn.Module, group: int) -> None:
 def _grouped(batch_norm: type[nn.BatchNorm2d]) -> type[nn.BatchNorm2d]:
     """Also for subclasses: timm's BatchNormAct2d, for one, holds the activation that follows."""
     return type(f"Grouped{batch_norm.__name__}", (_Grouped, batch_norm), {})
+
+
+@contextlib.contextmanager
+def hold(model: nn.Module, mode: BatchNormMode) -> Iterator[None]:
+    """Inside the block BatchNorm trains as usual ("train"), normalises with its running statistics, which stay as they
+    are ("freeze-stats"), or keeps its weight and bias, too ("freeze")."""
+    layers = [] if mode == "train" else [layer for layer in model.modules() if isinstance(layer, _BatchNorm)]
+    held = [p for layer in layers for p in layer.parameters() if mode == "freeze" and p.requires_grad]
+    for layer in layers:
+        layer.eval()
+    for parameter in held:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in held:
+            parameter.requires_grad_(True)

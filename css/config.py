@@ -11,6 +11,7 @@ import tyro
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from css.batchnorm import BatchNormMode
 from css.files import write_text
 from css.method import Method, NoOptions, method_class
 from tasks import InputError
@@ -57,6 +58,9 @@ class TrainConfig:
     """BatchNorm statistics over groups of this many images: 12 on one GPU with --train.batch 24 is "2 x 12 images"."""
     sync_bn: bool = False
     """BatchNorm statistics over the batch of all processes (GPUs only)."""
+    later_batch_norm: BatchNormMode = "train"
+    """BatchNorm in the tasks after the first: trained (as published), normalising with running statistics that stay as
+    they are (freeze-stats), or unchanged altogether (freeze)."""
     workers: int = 2
     """Processes that decode images, per training process. Does not change results."""
 
@@ -105,6 +109,9 @@ class RunConfig(Generic[OptionsT]):
 
     def lr(self, task: int) -> float:
         return self.train.lr if task == 0 else self.train.later_lr
+
+    def batch_norm(self, task: int) -> BatchNormMode:
+        return "train" if task == 0 else self.train.later_batch_norm
 
 
 # What differs from the published VOC settings above. "shapes" is sized for two CPU cores.
@@ -231,7 +238,7 @@ def data_root(given: Path | None) -> Path:
 # Where things lie and how fast they go, not what is computed.
 _NOT_COMPARED = {"data_root", "runs", "name", "task0"}
 _FIRST_TASK_IGNORES = {"method", "options", "protocol", "setting", "order", "classes", "future", "void", "evaluation"}
-_FIRST_TASK_TRAIN_IGNORES = {"later_epochs", "later_lr"}
+_FIRST_TASK_TRAIN_IGNORES = {"later_epochs", "later_lr", "later_batch_norm"}
 
 
 def differences(mine: dict, other: dict, first_task_only: bool = False) -> list[str]:

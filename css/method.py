@@ -2,6 +2,7 @@
 
 import importlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -13,7 +14,7 @@ from tasks import InputError, Task
 
 if TYPE_CHECKING:
     from css.config import RunConfig
-    from css.trainer import Trainer
+    from css.trainer import Losses, Trainer
 
 METHODS = {
     "finetune": "plop_baseline.finetune:Finetune",
@@ -26,6 +27,8 @@ METHODS = {
     "ewc": "plop_baseline.ewc:Ewc",
     "frozen": "plop_baseline.frozen:Frozen",
 }
+
+WRAPPERS = {"s2mf": "css.s2mf:around"}  # BASE+s2mf: a function from the class of a method to that of the wrapped one
 
 
 @dataclass(frozen=True)
@@ -54,13 +57,17 @@ class Method:
         """Learns one task. `teacher` is the frozen model of the previous task; None only in the first task."""
         if teacher is None:
             trainer.fit(model, task, plain_losses)
-            return
+        else:
+            trainer.fit(model, task, self.objective(task, model, teacher, trainer))
+
+    def objective(self, task: Task, model: Segmenter, teacher: Segmenter, trainer: "Trainer") -> "Losses":
+        """What the trainer minimises in a task after the first: `losses`, after `prepare`."""
         self.prepare(task, model, teacher, trainer)
 
         def losses(forward: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
             return self.losses(task, forward, teacher, images, labels)
 
-        trainer.fit(model, task, losses)
+        return losses
 
     def prepare(self, task: Task, model: Segmenter, teacher: Segmenter, trainer: "Trainer") -> None:
         """What must be known before the first batch of a task, for example thresholds."""
@@ -81,13 +88,25 @@ class Method:
     def load_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
         """Takes back what `tensors` returned."""
 
+    def store(self, home: Path) -> None:
+        """Writes what else belongs into the folder of the task that has just ended, for example pictures."""
+
 
 def plain_losses(forward: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"ce": cross_entropy(forward(images).logits, labels)}
 
 
 def method_class(name: str) -> type[Method]:
-    """The class behind a name of METHODS, or behind "package.module:Class" for a method of the user's own."""
+    """The class behind a name of METHODS, or behind "package.module:Class" for a method of the user's own.
+
+    "BASE+s2mf" is Split2MetaFusion around such a class.
+    """
+    base, plus, wrapper = name.rpartition("+")
+    if plus:
+        if wrapper not in WRAPPERS:
+            raise InputError(f"--method {name}: {wrapper!r} wraps no method; choose BASE+{' or BASE+'.join(WRAPPERS)}.")
+        module, _, attribute = WRAPPERS[wrapper].partition(":")
+        return getattr(importlib.import_module(module), attribute)(method_class(base))
     if name not in METHODS and ":" not in name:
         raise InputError(
             f"--method {name} is unknown; choose from {', '.join(METHODS)} or name your own as package.module:Class."

@@ -128,6 +128,7 @@ def _complete(
     result = task_result(task, evaluate(model, task, config, processes), len(stream.groups[0])) | {
         "history": trainer.history,
         "seconds": {
+            **_seconds_by_stage(trainer),
             "train": sum(epoch["seconds"] for epoch in trainer.history),
             "since_start_or_restart": time.perf_counter() - began,
         },
@@ -149,7 +150,16 @@ def _store(stream: Stream, task: Task, model: Segmenter, method: Method, trainer
         save_predictions(home / "predictions.safetensors", model, task, pictured, config, processes)
         folders = [*(task_folder(config.folder, earlier) for earlier in range(task.index)), home]
         draw_strip(home / "pictures.png", task, pictured, config, [f / "predictions.safetensors" for f in folders])
+        method.store(home)
         write_json(home / "result.json", result)
+
+
+def _seconds_by_stage(trainer: Trainer) -> dict[str, float]:
+    """Epochs of every stage together, and what was computed once."""
+    seconds = dict(trainer.seconds)
+    for epoch in trainer.history:
+        seconds[epoch["stage"]] = seconds.get(epoch["stage"], 0.0) + epoch["seconds"]
+    return seconds
 
 
 def _identity(task: Task) -> str:
@@ -195,7 +205,7 @@ def _open_folder(config: RunConfig, stream: Stream) -> None:
 
 
 def _brief(result: dict) -> str:
-    groups = result["groups"]
-    return f"task {result['index']}: mIoU " + ", ".join(
-        f"{name} {percent(groups[name])}" for name in ("old", "new", "all")
-    )
+    means = ", ".join(f"{name} {percent(result['groups'][name])}" for name in ("old", "new", "all"))
+    sums = ("train", "since_start_or_restart")
+    spent = ", ".join(f"{name} {value:.0f} s" for name, value in result["seconds"].items() if name not in sums)
+    return f"task {result['index']}: mIoU {means}" + (f" ({spent})" if spent else "")

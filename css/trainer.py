@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from css.batchnorm import group_batch_norm
+from css.batchnorm import BatchNormMode, group_batch_norm, hold
 from css.config import RunConfig
 from css.files import load_tensors, save_tensors
 from css.log import Log
@@ -24,6 +24,7 @@ from tasks import InputError, Task
 from tasks.images import RandomCrop, TaskImages, TrainBatches
 
 Losses = Callable[[nn.Module, torch.Tensor, torch.Tensor], dict[str, torch.Tensor]]
+OnOptimizer = Callable[[torch.optim.Optimizer], None]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -36,46 +37,54 @@ class Trainer:
 
     def __init__(self, config: RunConfig, processes: Processes, folder: Path, log: Log):
         self.config, self.processes, self.folder, self.log = config, processes, folder, log
-        self.history: list[dict[str, float]] = []  # mean losses of every epoch of the task
+        self.history: list[dict] = []  # mean losses and seconds of every epoch of the task
+        self.seconds: dict[str, float] = {}  # of everything else that `once` computed
 
     def autocast(self) -> torch.autocast:
         return autocast(self.config, self.processes)
 
-    def fit(self, model: Segmenter, task: Task, losses: Losses, stage: str = "fit") -> None:
-        """Minimises sum(losses(forward, images, labels).values()) for the epochs of the task, from `model` in place.
+    def fit(
+        self, model: Segmenter, task: Task, losses: Losses, stage: str = "fit", *, epochs: int | None = None,
+        lr: float | None = None, batch_norm: BatchNormMode | None = None, on_optimizer: OnOptimizer | None = None,
+    ) -> None:  # fmt: skip
+        """Minimises sum(losses(forward, images, labels).values()) from `model` in place.
 
+        Epochs, start of the learning rate and BatchNorm's mode (see `css.batchnorm.hold`) are those of the task unless
+        given. `on_optimizer` is shown the optimiser before its first step, for example to hang hooks on
+        it; a hook may not keep what changes from step to step, which a restart would lose.
         Raises InputError for a loss that is not finite; the checkpoint of the last epoch stays where it is.
         """
-        train, epochs = self.config.train, self.config.epochs(task.index)
+        epochs = self.config.epochs(task.index) if epochs is None else epochs
+        lr = self.config.lr(task.index) if lr is None else lr
         self._prepare_batch_norm(model)
-        optimizer = make_optimizer(train, model, self.config.lr(task.index))
-        scaler = torch.amp.GradScaler(self.processes.device.type, enabled=train.precision == "fp16")
-        loader, batches = self._loader(task, stage)
-        done = self._resume(stage, model, optimizer, scaler)
-        forward = self.processes.wrap(model.train())
-        total = epochs * len(batches)
-        quiet, what = not self.processes.is_main or done == epochs, f"task {task.index} {stage}"
-        bar = tqdm(total=total, initial=done * len(batches), desc=what, unit="step", disable=quiet)
-        with bar:
-            for epoch in range(done, epochs):
-                batches.epoch = epoch
-                self._seed(task.index, stage, epoch)
-                began, sums = time.perf_counter(), {}
-                for step, (images, labels) in enumerate(loader):
-                    iteration = epoch * len(batches) + step
-                    rate = self.config.lr(task.index) * (1 - iteration / total) ** 0.9
-                    for group in optimizer.param_groups:
-                        group["lr"] = rate
-                    values = self._step(forward, losses, optimizer, scaler, model.normalise(images), labels)
-                    where = {"task": task.index, "stage": stage, "epoch": epoch, "iteration": iteration}
-                    _require_finite(values, where)
-                    self.log.write({**where, "lr": rate, **values})
-                    sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}
-                    bar.set_postfix({name: f"{value:.3g}" for name, value in values.items()}, refresh=False)
-                    bar.update()
-                means = {name: value / len(batches) for name, value in sums.items()}
-                self.history.append({"stage": stage, "epoch": epoch, **means, "seconds": time.perf_counter() - began})
-                self._save(stage, model, optimizer, scaler, epoch + 1)
+        with hold(model.train(), batch_norm or self.config.batch_norm(task.index)):
+            optimizer = make_optimizer(self.config.train, model, lr)
+            if on_optimizer:
+                on_optimizer(optimizer)
+            scaler = torch.amp.GradScaler(self.processes.device.type, enabled=self.config.train.precision == "fp16")
+            loader, batches = self._loader(task, stage)
+            done, per_epoch = self._resume(stage, model, optimizer, scaler), len(batches)
+            forward = self.processes.wrap(model)
+            quiet, what = not self.processes.is_main or done == epochs, f"task {task.index} {stage}"
+            with tqdm(total=epochs * per_epoch, initial=done * per_epoch, desc=what, unit="step", disable=quiet) as bar:
+                for epoch in range(done, epochs):
+                    batches.epoch = epoch
+                    self._seed(task.index, stage, epoch)
+                    began, sums = time.perf_counter(), {}
+                    for iteration, (images, labels) in enumerate(loader, start=epoch * per_epoch):
+                        rate = lr * (1 - iteration / (epochs * per_epoch)) ** 0.9
+                        _set_rate(optimizer, rate)
+                        values = self._step(forward, losses, optimizer, scaler, model.normalise(images), labels)
+                        where = {"task": task.index, "stage": stage, "epoch": epoch, "iteration": iteration}
+                        _require_finite(values, where)
+                        self.log.write({**where, "lr": rate, **values})
+                        sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}
+                        bar.set_postfix({name: f"{value:.3g}" for name, value in values.items()}, refresh=False)
+                        bar.update()
+                    means = {name: value / per_epoch for name, value in sums.items()}
+                    seconds = time.perf_counter() - began
+                    self.history.append({"stage": stage, "epoch": epoch, **means, "seconds": seconds})
+                    self._save(stage, model, optimizer, scaler, epoch + 1)
         self.processes.align(model)
 
     def passes(self, task: Task, model: Segmenter, purpose: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -90,9 +99,13 @@ class Trainer:
         path = self.folder / f"{name}.safetensors"
         if self.processes.first(lambda: not path.exists()):
             self._seed(name)
+            began = time.perf_counter()
             tensors = compute()
-            self.processes.first(lambda: save_tensors(path, tensors))
-        return load_tensors(path)[0]
+            seconds = time.perf_counter() - began
+            self.processes.first(lambda: save_tensors(path, tensors, {"seconds": seconds}))
+        tensors, facts = load_tensors(path)
+        self.seconds[name] = facts["seconds"]
+        return tensors
 
     def _step(self, forward, losses, optimizer, scaler, images, labels) -> dict[str, float]:
         """One optimiser step; the mean loss terms over its smaller batches and all processes."""
@@ -153,6 +166,11 @@ class Trainer:
         facts = {"epochs": epochs, "history": self.history, "scaler": scaler.state_dict(),
                  "log_bytes": self.log.position()}  # fmt: skip
         self.processes.first(lambda: save_tensors(self.folder / f"{stage}.safetensors", tensors, facts))
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
 
 
 def _require_finite(values: dict[str, float], where: dict) -> None:

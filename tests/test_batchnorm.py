@@ -7,7 +7,7 @@ import torch
 from segmentation_models_pytorch.encoders import get_encoder
 from torch import nn
 
-from css.batchnorm import group_batch_norm
+from css.batchnorm import group_batch_norm, hold
 
 
 def batch(images=6, seed=0):
@@ -99,3 +99,61 @@ def test_batch_norm_that_holds_the_activation_keeps_it():
     halves = [copy.deepcopy(encoder)(part) for part in x.split(2)]
     for ours, first, second in zip(grouped(encoder, 2)(x), *halves, strict=True):
         torch.testing.assert_close(ours, torch.cat([first, second]), rtol=1e-4, atol=1e-4)
+
+
+def held_step(mode):
+    """One step on a batch far from the running statistics; the layer before and after, and what requires gradients."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1)).train()
+    model[1].weight.data.uniform_(0.5, 2.0)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with hold(model, mode):
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1, weight_decay=0.1)
+        output = model(torch.randn(8, 3, 6, 6) + 5.0)
+        output.square().mean().backward()
+        optimizer.step()
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    return output, changed, before
+
+
+CONVOLUTIONS = {"0.weight", "0.bias", "2.weight", "2.bias"}
+AFFINE, STATISTICS = {"1.weight", "1.bias"}, {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
+
+
+@pytest.mark.parametrize(
+    ("mode", "moving"),
+    [("train", CONVOLUTIONS | AFFINE | STATISTICS), ("freeze-stats", CONVOLUTIONS | AFFINE), ("freeze", CONVOLUTIONS)],
+)
+def test_hold_keeps_what_its_name_says(mode, moving):
+    _, changed, _ = held_step(mode)
+    # In training mode the bias before a BatchNorm has no gradient but weight decay's.
+    assert changed == moving
+
+
+def test_hold_normalises_with_running_statistics():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm2d(3)).train()
+    images = torch.randn(8, 3, 6, 6) + 5.0
+    expected = model.eval()(images)
+    for mode in ("freeze", "freeze-stats"):
+        with hold(model.train(), mode):
+            assert torch.equal(model(images), expected)
+    with hold(model.train(), "train"):
+        assert (model(images) - expected).abs().mean() > 1
+
+
+def test_hold_reaches_grouped_and_other_batch_norms_and_ends_with_an_error():
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm1d(3))
+    group_batch_norm(model, 2)
+    with pytest.raises(KeyError), hold(model.train(), "freeze"):
+        assert not model[0].training and not model[1].training and not model[0].weight.requires_grad
+        raise KeyError
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_hold_leaves_what_was_frozen_before():
+    model = nn.Sequential(nn.BatchNorm2d(3)).requires_grad_(False)
+    with hold(model, "freeze"):
+        pass
+    assert not any(parameter.requires_grad for parameter in model.parameters())

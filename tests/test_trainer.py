@@ -94,6 +94,58 @@ def test_later_tasks_have_their_own_rate_and_epochs(tmp_path, task):
     assert len(log) == len(task.train_indices) // 8
 
 
+def test_a_stage_may_have_its_own_rate_epochs_and_batch_norm(tmp_path, task):
+    model, trainer = make_model(task), make_trainer(tmp_path, epochs=3)
+    statistics = {name: value.clone() for name, value in model.state_dict().items() if "running" in name}
+    shown = []
+    trainer.fit(model, task, plain_losses, "fast", epochs=1, lr=0.5, batch_norm="freeze", on_optimizer=shown.append)
+    trainer.log.position()
+    log = log_of(tmp_path)
+    assert {(entry["stage"], entry["epoch"]) for entry in log} == {("fast", 0)} and log[0]["lr"] == 0.5
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in statistics.items())
+    assert isinstance(shown[0], torch.optim.SGD) and len(shown) == 1
+
+
+@pytest.mark.parametrize("mode", ["train", "freeze-stats", "freeze"])
+def test_batch_norm_of_later_tasks(tmp_path, task, mode):
+    for index in (0, 1):
+        model = make_model(task)
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        fit(tmp_path / f"{mode}-{index}", dataclasses.replace(task, index=index), model=model, later_lr=0.02,
+            later_batch_norm=mode)  # fmt: skip
+        moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+        free = index == 0 or mode == "train"  # the first task knows nothing of it
+        assert any("running_mean" in name for name in moved) == free
+        affine = {name.replace("running_mean", "weight") for name in before if "running_mean" in name}
+        assert bool(affine & moved) == (free or mode == "freeze-stats")
+        assert "classifiers.0.weight" in moved
+
+
+def test_stages_of_a_killed_task_are_gone_through_again(tmp_path, task):
+    """Killed in the second stage: the first one returns, the log keeps its lines, the second goes on."""
+
+    def both(folder, losses):
+        model, trainer = make_model(task), make_trainer(folder)
+        trainer.fit(model, task, plain_losses, "slow")
+        trainer.fit(model, task, losses, "fast")
+        trainer.log.position()
+        return model, trainer
+
+    whole, whole_trainer = both(tmp_path / "whole", plain_losses)
+    steps = len(task.train_indices) // 8
+    for call in (1, steps + 1):  # before and after the first checkpoint of the second stage
+        with pytest.raises(Killed):
+            both(tmp_path / "killed", at_call(call, kill))
+    again, trainer = both(tmp_path / "killed", plain_losses)
+    assert identical(whole.state_dict(), again.state_dict())
+    assert (tmp_path / "whole" / "log.jsonl").read_text() == (tmp_path / "killed" / "log.jsonl").read_text()
+    assert (
+        [e["stage"] for e in trainer.history]
+        == [e["stage"] for e in whole_trainer.history]
+        == 2 * ["slow"] + 2 * ["fast"]
+    )
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_steps_are_nesterov_sgd_at_the_logged_rates(tmp_path, task, momentum):
     """The loss is one bias, so its gradient is 1 in every step and the path can be written down."""
@@ -241,8 +293,10 @@ def test_once_computes_once(tmp_path):
         return {"thresholds": torch.tensor([0.25, 0.5])}
 
     for _ in range(3):
-        tensors = make_trainer(tmp_path).once("thresholds", compute)
+        trainer = make_trainer(tmp_path)
+        tensors = trainer.once("thresholds", compute)
         assert tensors["thresholds"].tolist() == [0.25, 0.5]
+        assert trainer.seconds["thresholds"] > 0  # known after a restart, too
     assert len(calls) == 1
     make_trainer(tmp_path).once("another", compute)
     assert len(calls) == 2
