@@ -31,7 +31,8 @@ USAGE = """usage: css COMMAND ...
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit code: 0 done, 2 wrong usage or input, 1 interrupted. Other errors are raised."""
+    """Runs a command; returns the exit code: 0 done, 2 wrong usage or input, 1 interrupted or a cell
+    of a table failed. Other errors are raised."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     command, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     if command in WANTS_HELP:
@@ -94,21 +95,25 @@ def _value_of(flag: str, arguments: list[str]) -> str | None:
     return value
 
 
-def _command(name: str, function: Callable[..., None], several: bool = False) -> Callable[[list[str]], int]:
+def _table(arguments: list[str]) -> int:
+    """A table starts its cells; only a cell shares its work between processes."""
+    return _command("table", commands.table, several=_value_of("--cell", arguments) is not None)(arguments)
+
+
+def _command(name: str, function: Callable[..., int | None], several: bool = False) -> Callable[[list[str]], int]:
     """A command whose parameters are its options; `several`: it shares its work between processes."""
 
     def command(arguments: list[str]) -> int:
         if several and wanted_processes() > 1 and not WANTS_HELP & set(arguments):
             return launch(wanted_processes(), [name, *arguments])
-        tyro.cli(function, args=arguments, prog=f"css {name}")
-        return 0
+        return tyro.cli(function, args=arguments, prog=f"css {name}") or 0
 
     return command
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": _run,
-    "table": _command("table", commands.table, several=True),
+    "table": _table,
     "evaluate": _command("evaluate", commands.evaluate, several=True),
     "predict": _command("predict", commands.predict),
     "report": _command("report", commands.report),

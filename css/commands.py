@@ -1,6 +1,8 @@
 """The commands beside `css run`. Their parameters are the options of the command line."""
 
 import dataclasses
+import os
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -14,14 +16,17 @@ from css import config as settings
 from css.data import make_stream
 from css.evaluate import evaluate as evaluate_task
 from css.evaluate import predict as predict_channels
+from css.jobs import default_jobs, run_cell, run_cells
 from css.method import METHODS, method_class
 from css.model import Segmenter
 from css.pictures import write_png
 from css.processes import Processes
-from css.recipe import make_table
+from css.recipe import Cell, make_cells, read_recipe
+from css.record import finished_records, require_agreement, require_report
 from css.report import markdown, percent, run_table
 from css.results import GROUPS, read_results, read_task_result, task_result
 from css.run import load_task, task_folder
+from css.table import write_table
 from tasks import InputError, Stream
 from tasks.images import WholeImage
 from tasks.prepare_voc import prepare as prepare_voc
@@ -30,19 +35,42 @@ from tasks.voc import voc_palette
 
 
 def table(recipe: tyro.conf.Positional[Path], /, data_root: Path | None = None, runs: Path = Path("runs"),
-          epochs: int | None = None) -> None:  # fmt: skip
-    """Runs every cell of a recipe that is not finished, then writes one table.
+          epochs: int | None = None, jobs: int | None = None, cell: str | None = None) -> int:  # fmt: skip
+    """Runs every cell of a recipe that is not finished, then writes one table: Markdown, CSV, LaTeX, pictures.
 
     Args:
         recipe: YAML file, see recipes/.
         data_root: Folder of the data set; default: $DATA_ROOT, else ./data.
         runs: Folder of all run folders.
         epochs: Epochs of every task instead of those of the recipe.
+        jobs: Cells that run at the same time, each in one process; default: the number of GPUs, else 1. With 1, GPUS=n
+            sets the number of processes of a cell.
+        cell: Run this cell alone (the name of its run folder) and write no table.
     """
-    processes = Processes.join()
-    text = make_table(recipe, data_root, runs, epochs, processes)
-    if processes.is_main:
-        print(text)
+    for name, value in (("epochs", epochs), ("jobs", jobs)):
+        if value is not None and value < 1:
+            raise InputError(f"--{name} must be at least 1.")
+    plan = read_recipe(recipe)
+    cells = make_cells(plan, recipe, runs, data_root, epochs)
+    if cell is not None:
+        run_cell(_named(cells, cell, recipe), cells, Processes.join())
+        return 0
+    if "RANK" in os.environ:
+        raise InputError("css table starts the processes of its cells itself: call it without torchrun.")
+    require_agreement(cells)
+    passed_on = {"--data-root": data_root, "--runs": runs, "--epochs": epochs}
+    options = [text for flag, value in passed_on.items() if value for text in (flag, str(value))]
+    failures = run_cells(
+        cells, set(finished_records(cells)), jobs or default_jobs(),
+        lambda cell: ["table", str(recipe), *options, "--cell", cell.name],
+    )  # fmt: skip
+    require_agreement(cells)
+    print(write_table(plan, cells, finished_records(cells), runs / recipe.stem))
+    for name, sentence in failures.items():
+        print(f"{name} failed: {sentence}", file=sys.stderr)
+    if failures:
+        print(f"css: {len(failures)} of {len(cells)} cells failed; call again to resume them.", file=sys.stderr)
+    return 1 if failures else 0
 
 
 def evaluate(run: tyro.conf.Positional[Path], /, task: int | None = None, data_root: Path | None = None,
@@ -104,6 +132,8 @@ def report(runs: tyro.conf.Positional[tuple[Path, ...]], /) -> None:
     found = [file.parent for folder in runs for file in sorted(folder.rglob("results.json"))]
     if not found:
         raise InputError(f"No results.json in or below {', '.join(map(str, runs)) or 'nothing'}; name a run folder.")
+    for run in found:
+        require_report(run)
     print("\n".join(run_table(read_results(run)) for run in found))
 
 
@@ -123,6 +153,13 @@ def list_all() -> None:
     print("Methods:")
     for name in METHODS:
         print(f"  {name:10} {method_class(name).summary}")
+
+
+def _named(cells: list[Cell], name: str, recipe: Path) -> Cell:
+    for cell in cells:
+        if cell.name == name:
+            return cell
+    raise InputError(f"--cell {name} is not in {recipe}; its cells are {', '.join(cell.name for cell in cells)}.")
 
 
 def _config_of(run: Path, data_root: Path | None = None) -> settings.RunConfig:

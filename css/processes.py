@@ -35,7 +35,7 @@ class Processes:
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
             torch.cuda.set_device(device)
         if world > 1 and not dist.is_initialized():
-            _die_with_parent()
+            die_with_parent()
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
         return cls(rank, world, device)
 
@@ -82,7 +82,7 @@ class Processes:
             dist.barrier()
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """If torchrun is killed, its processes must not go on writing into a run that is started again meanwhile."""
     if sys.platform == "linux":
         set_parent_death_signal = 1

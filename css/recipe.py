@@ -2,106 +2,135 @@
 
 import dataclasses
 import itertools
+from collections import Counter
 from dataclasses import field
 from pathlib import Path
-from statistics import mean, stdev
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from css import config as settings
 from css.config import RunConfig
-from css.files import write_text
 from css.method import method_class
-from css.processes import Processes
-from css.report import markdown, percent
-from css.results import GROUPS, read_results
-from css.run import checked_stream, run, task_folder
 from tasks import InputError
 
+_STRICT = {"extra": "forbid", "coerce_numbers_to_str": True}
 
-@dataclass(config={"extra": "forbid", "coerce_numbers_to_str": True})
+
+@dataclass(config=_STRICT)
+class Row:
+    """A method with its options. An ablation is a row of its own name; an option that depends on the protocol is
+    several rows of one name with protocols of their own."""
+
+    method: str
+    name: str = ""  # default: the method
+    protocols: list[str] = field(default_factory=list)  # default: all of the recipe
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        return self.name or self.method
+
+
+@dataclass(config=_STRICT)
+class Published:
+    """Numbers of a paper: old, new and all in %, by row and protocol."""
+
+    rows: dict[str, dict[str, tuple[float, float, float]]]
+    note: str = ""
+
+
+@dataclass(config=_STRICT)
 class Recipe:
-    """The keys of a recipe file."""
+    """The keys of a recipe file. A row that is no more than a method may be written as its name."""
 
     dataset: str
     protocols: list[str]
-    methods: list[str]
+    methods: list[Annotated[Row, BeforeValidator(lambda row: {"method": row} if isinstance(row, str) else row)]]
     seeds: list[int]
     title: str = ""
+    runs: str = ""  # sub-folder of --runs with the run folders, which recipes may share; default: the recipe's name
     settings: dict[str, Any] = field(default_factory=dict)  # of every run, as in config.yaml
-    options: dict[str, dict[str, Any]] = field(default_factory=dict)  # of single methods
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)  # of every row of a method
+    published: dict[str, Published] = field(default_factory=dict)  # by source
 
 
-def make_table(recipe: Path, data_root: Path | None, runs: Path, epochs: int | None, processes: Processes) -> str:
-    """Runs what is not finished, one cell after the other; returns the Markdown table and writes it beside the runs.
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One run of the table; its name is that of its run folder."""
 
-    The first task is trained once per protocol and seed and shared. Raises InputError for a recipe that names
-    something unknown, before anything is run.
-    """
-    plan = _read(recipe)
-    changes: dict[str, Any] = {"runs": runs / recipe.stem, **({"data_root": data_root} if data_root else {})}
-    if epochs:
-        changes["train"] = {**plan.settings.get("train", {}), "epochs": epochs, "later_epochs": None}
-    cells = {
-        cell: _configuration(plan, recipe, *cell, changes)
-        for cell in itertools.product(plan.protocols, plan.seeds, plan.methods)
-    }
-    for config in cells.values():
-        checked_stream(config, processes.world)
-    for (protocol, seed, method), config in cells.items():
-        if not method_class(method).joint:
-            shared = _shared_first_task(cells, protocol, seed)
-            config = dataclasses.replace(config, task0=None if shared == config.folder else shared)
-        run(config, processes)
-    text = f"{plan.title or recipe.stem}\n\n{_summary(cells)}\n"
-    if processes.is_main:
-        write_text(runs / recipe.stem / "table.md", text)
-    return text
+    label: str
+    config: RunConfig
+
+    @property
+    def name(self) -> str:
+        return self.config.folder.name
+
+    @property
+    def line(self) -> tuple[str, str]:
+        """Protocol and label: what the table shows in one line."""
+        return self.config.protocol, self.label
+
+    @property
+    def joint(self) -> bool:
+        return method_class(self.config.method).joint
 
 
-def _read(recipe: Path) -> Recipe:
+def read_recipe(path: Path) -> Recipe:
+    """Raises InputError for an unknown key, a value of a wrong type, and for what is named but not used."""
     try:
-        plan = TypeAdapter(Recipe).validate_python(settings.read_yaml(recipe))
+        recipe = TypeAdapter(Recipe).validate_python(settings.read_yaml(path))
     except ValidationError as error:
         first = error.errors()[0]
-        raise InputError(f"{recipe}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from None
-    if unused := plan.options.keys() - set(plan.methods):
-        raise InputError(f"{recipe}: options are given for {sorted(unused)[0]!r}, which is not among its methods.")
-    return plan
+        raise InputError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from None
+    for key in ("protocols", "methods", "seeds"):
+        if not getattr(recipe, key):
+            raise InputError(f"{path}: {key} is empty; name at least one.")
+    if unused := recipe.options.keys() - {row.method for row in recipe.methods}:
+        raise InputError(f"{path}: options are given for {min(unused)!r}, which is not among its methods.")
+    for row in recipe.methods:
+        if unknown := set(row.protocols) - set(recipe.protocols):
+            raise InputError(f"{path}: row {row.label!r} names {min(unknown)!r}, which is not among its protocols.")
+        if "/" in row.name:
+            raise InputError(f"{path}: row {row.name!r} has a / in its name, which becomes the name of a folder.")
+    return recipe
 
 
-def _configuration(
-    plan: Recipe, recipe: Path, protocol: str, seed: int, method: str, changes: dict[str, Any]
-) -> RunConfig:
-    config = settings.preset(plan.dataset, method)
-    cell = {"protocol": protocol, "seed": seed, "options": plan.options.get(method, {})}
-    return settings.merge(config, {**plan.settings, **cell, **changes}, str(recipe))
+def make_cells(
+    recipe: Recipe, path: Path, runs: Path, data_root: Path | None = None, epochs: int | None = None
+) -> list[Cell]:
+    """Every run of the recipe, in the order in which they are started: by protocol, seed and row.
+
+    `runs` is the folder of all run folders; `epochs` replaces the recipe's in every task. Raises InputError for an
+    unknown data set, method or setting, and for two cells with one name.
+    """
+    changes: dict[str, Any] = {"runs": runs / (recipe.runs or path.stem)}
+    if data_root:
+        changes["data_root"] = data_root
+    if epochs:
+        changes["train"] = {**_section(recipe, path, "train"), "epochs": epochs, "later_epochs": None}
+    cells = [
+        _cell(recipe, path, protocol, seed, row, changes)
+        for protocol, seed, row in itertools.product(recipe.protocols, recipe.seeds, recipe.methods)
+        if protocol in (row.protocols or recipe.protocols)
+    ]
+    if twice := [name for name, count in Counter(cell.name for cell in cells).items() if count > 1]:
+        raise InputError(f"{path}: two cells have the name {twice[0]}; give one of the rows another name.")
+    return cells
 
 
-def _shared_first_task(cells: dict, protocol: str, seed: int) -> Path | None:
-    """The run folder among the cells of this protocol and seed whose first task is finished, if any."""
-    for (other_protocol, other_seed, method), config in cells.items():
-        same = (other_protocol, other_seed) == (protocol, seed) and not method_class(method).joint
-        if same and (task_folder(config.folder, 0) / "result.json").exists():
-            return config.folder
-    return None
+def _section(recipe: Recipe, path: Path, key: str) -> dict[str, Any]:
+    section = recipe.settings.get(key, {})
+    if not isinstance(section, dict):
+        raise InputError(f"{path}: {key} must hold settings, one per line.")
+    return section
 
 
-def _summary(cells: dict[tuple[str, int, str], RunConfig]) -> str:
-    """Mean and standard deviation over seeds, from results.json alone."""
-    rows = []
-    for protocol, method in dict.fromkeys((protocol, method) for protocol, _, method in cells):
-        results = [read_results(config.folder) for (p, _, m), config in cells.items() if (p, m) == (protocol, method)]
-        columns = [[result["tasks"][-1]["groups"][group] for result in results] for group in GROUPS]
-        columns.append([result["avg"] for result in results])
-        rows.append([protocol, method, str(len(results)), *map(_mean_and_deviation, columns)])
-    return markdown(["protocol", "method", "seeds", *GROUPS, "avg"], rows)
-
-
-def _mean_and_deviation(values: list[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    if len(known) < len(values) or not known:
-        return "-"
-    return percent(mean(known)) + (f" ± {percent(stdev(known))}" if len(known) > 1 else "")
+def _cell(recipe: Recipe, path: Path, protocol: str, seed: int, row: Row, changes: dict[str, Any]) -> Cell:
+    default = settings.preset(recipe.dataset, row.method)
+    own = {"protocol": protocol, "seed": seed, "options": {**recipe.options.get(row.method, {}), **row.options}}
+    config = settings.merge(default, {**recipe.settings, **own, **changes}, str(path))
+    label = row.label.replace(":", ".")
+    name = f"{config.dataset}-{protocol}-{config.setting}-{label}-s{seed}"
+    return Cell(row.label, dataclasses.replace(config, name=name))

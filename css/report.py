@@ -1,10 +1,12 @@
-"""Tables from results.json."""
+"""Tables from results.json, and how tables are written."""
 
+import csv
+import io
 from collections.abc import Sequence
 
 from css.results import GROUPS
 
-_TITLES = {"old": "old", "old_no_bg": "old w/o bg", "new": "new", "all": "all", "all_no_bg": "all w/o bg",
+TITLES = {"old": "old", "old_no_bg": "old w/o bg", "new": "new", "all": "all", "all_no_bg": "all w/o bg",
            "harmonic": "harmonic"}  # fmt: skip
 
 
@@ -25,6 +27,42 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(header), f"|{rule}|", *map(line, rows)])
 
 
+def comma_separated(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    return text.getvalue()
+
+
+def latex(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> str:
+    """A floating table with booktabs' rules, one more between rows whose first cells differ, as wide as the text."""
+    lines, before = [], rows[0][0] if rows else ""
+    for row in rows:
+        if row[0] != before:
+            lines.append(r"\midrule")
+        before = row[0]
+        lines.append(_latex_line(row))
+    return "\n".join([
+        r"% \usepackage{booktabs,graphicx}", r"\begin{table}", rf"\caption{{{latex_text(caption)}}}",
+        r"\resizebox{\textwidth}{!}{%", rf"\begin{{tabular}}{{ll{'r' * (len(header) - 2)}}}",
+        r"\toprule", _latex_line(header), r"\midrule", *lines, r"\bottomrule", r"\end{tabular}}", r"\end{table}", "",
+    ])  # fmt: skip
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "†": r"$\dagger$",
+    "<": r"$<$", ">": r"$>$", **{character: f"\\{character}" for character in "#$%&_{}"},
+}  # fmt: skip
+
+
+def latex_text(text: str) -> str:
+    """Characters that mean something to LaTeX, escaped."""
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def _latex_line(cells: Sequence[str]) -> str:
+    return " & ".join(map(latex_text, cells)) + r" \\"
+
+
 def run_table(results: dict) -> str:
     """One row per task: image counts, mIoU per group; then the mean over tasks and the classes after the last task."""
     config, names = results["config"], results["class_names"]
@@ -35,7 +73,7 @@ def run_table(results: dict) -> str:
         counts = [str(task["train_images"]), str(task["test_images"])]
         means = [percent(task["groups"][group]) for group in GROUPS]
         rows.append([f"{task['index']}: {title}", *counts, *means])
-    table = markdown(["task", "train", "test", *(_TITLES[group] for group in GROUPS)], rows)
+    table = markdown(["task", "train", "test", *(TITLES[group] for group in GROUPS)], rows)
     last = results["tasks"][-1]
     classes = [[names[c], percent(iou)] for c, iou in zip(results["class_order"], last["iou"], strict=False)]
     run = " ".join(config[key] for key in ("dataset", "protocol", "setting"))
