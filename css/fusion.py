@@ -1,6 +1,8 @@
 """Meta-weighted fusion of the slow and the fast model: gates learnt on dreams (Split2MetaFusion, section 3.3)."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -9,7 +11,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from tqdm import tqdm
 
-from css.gates import by_entry, gate_groups, interpolate, linear
+from css.gates import by_entry, gate_groups, interpolate, linear, with_constant_statistics
+from css.nullspace.statistics import evaluating
+from tasks import InputError
 
 State = Mapping[str, Tensor]
 ALPHAS = tuple(i / 10 for i in range(11))
@@ -18,11 +22,11 @@ MIX = 0.5  # share of the way that Reptile goes to where its inner steps end
 
 @dataclass(frozen=True)
 class FusionOptions:
-    steps: int = 100
+    steps: int = 50
     """Steps of the gates."""
     lr: float = 0.1
     """Learning rate of the gates, before the sigmoid."""
-    batch: int = 16
+    batch: int = 8
     """Dreams of old and of new classes each per step."""
     optimizer: Literal["adam", "reptile"] = "adam"
     """Adam on the sum of both losses, or first-order meta-learning (Reptile): SGD on old and new dreams in turn, then
@@ -36,6 +40,19 @@ class FusionOptions:
     statistics: Literal["interpolate", "dreams", "dreams+images"] = "interpolate"
     """Running statistics of BatchNorm in the fused model: interpolated with the gate of their channel, or measured anew
     on the dreams, or on dreams and training images of this task."""
+
+    def __post_init__(self):
+        needs = {
+            "steps": (self.steps >= 0, "at least 0"),
+            "lr": (self.lr > 0, "above 0"),
+            "batch": (self.batch >= 1, "at least 1"),
+            "old-weight": (self.old_weight >= 0, "at least 0"),
+            "held-out": (0 <= self.held_out < 1, "from 0 to below 1"),
+        }
+        for flag, (holds, wanted) in needs.items():
+            if not holds:
+                value = getattr(self, flag.replace("-", "_"))
+                raise InputError(f"--options.fuse.{flag} {value} does not fit; give one {wanted}.")
 
 
 class Fusion(NamedTuple):
@@ -59,8 +76,11 @@ class MetaFusion:
         self.num_old, self.options, self.seed, self.keep_fast = num_old, options, seed, tuple(keep_fast)
 
     def fuse(self, old_images: Tensor, new_images: Tensor) -> Fusion:
-        """Learns the gates on normalised images (N, C, H, W) of old and of new classes."""
-        with _still(self.model):
+        """Learns the gates on normalised images (N, C, H, W) of old and of new classes.
+
+        Raises InputError if the loss is not a finite number.
+        """
+        with self._evaluating():
             groups = self._groups(old_images[:1])
             old, new = self._with_targets(old_images, new_images)
             (old, old_held), (new, new_held) = (self._hold_out(*part) for part in (old, new))
@@ -78,22 +98,27 @@ class MetaFusion:
 
     def best_linear(self, old_images: Tensor, new_images: Tensor, alphas: Sequence[float] = ALPHAS
                     ) -> tuple[float, list[float]]:  # fmt: skip
-        """The single coefficient with the smallest loss, and the losses of all (the Connector, searched on dreams)."""
-        with _still(self.model):
+        """The single coefficient with the smallest loss, and the losses of all (the Connector, searched on dreams).
+
+        Raises InputError if no loss is a finite number.
+        """
+        with self._evaluating():
             return self._best_linear(*self._with_targets(old_images, new_images), alphas)
 
     def loss(self, state: State, old_images: Tensor, new_images: Tensor) -> tuple[float, float]:
         """KL on old and on new images of any state of the network."""
-        with _still(self.model), torch.no_grad():
+        with self._evaluating(), torch.no_grad():
             old, new = self._with_targets(old_images, new_images)
             return tuple(loss.item() for loss in self._losses(state, old, new))
 
+    @contextlib.contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        with evaluating(self.model), evaluating(self.teacher):
+            yield
+
     def _groups(self, example: Tensor) -> dict[str, list[str]]:
         groups = gate_groups(self.model, example)
-        return {gate: entries for gate, entries in groups.items() if not gate.startswith(self._kept_layers())}
-
-    def _kept_layers(self) -> tuple[str, ...]:
-        return tuple(prefix.removesuffix(".") for prefix in self.keep_fast)
+        return {gate: entries for gate, entries in groups.items() if not entries[0].startswith(self.keep_fast)}
 
     def _state(self, groups: Mapping[str, list[str]], gates: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return interpolate(self.slow, self.fast, by_entry(groups, gates))
@@ -115,15 +140,21 @@ class MetaFusion:
         return (images[number:], targets[number:]), (images[:number], targets[:number])
 
     def _losses(self, state: State, old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        return self._old_loss(state, old), self._new_loss(state, new)
+
+    def _old_loss(self, state: State, old: tuple[Tensor, Tensor]) -> Tensor:
+        return self._mean(state, old, lambda targets, logits: old_kl(targets, logits, self.num_old))
+
+    def _new_loss(self, state: State, new: tuple[Tensor, Tensor]) -> Tensor:
+        return self._mean(state, new, kl_divergence)
+
+    def _mean(self, state: State, part: tuple[Tensor, Tensor], kl: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """Mean KL over everything given, a batch at a time."""
-
-        def mean(part: tuple[Tensor, Tensor], kl) -> Tensor:
-            pairs = zip(*(tensor.split(self.options.batch) for tensor in part), strict=True)
-            sums = [kl(targets, _logits(functional_call(self.model, state, images))) * len(images)
-                    for images, targets in pairs]  # fmt: skip
-            return torch.stack(sums).sum() / len(part[0])
-
-        return mean(old, lambda t, logits: old_kl(t, logits, self.num_old)), mean(new, kl_divergence)
+        state = with_constant_statistics(self.model, state)
+        pairs = zip(*(tensor.split(self.options.batch) for tensor in part), strict=True)
+        sums = [kl(targets, _logits(functional_call(self.model, state, images))) * len(images)
+                for images, targets in pairs]  # fmt: skip
+        return torch.stack(sums).sum() / len(part[0])
 
     @torch.no_grad()
     def _best_linear(self, old, new, alphas: Sequence[float]) -> tuple[float, list[float]]:
@@ -131,19 +162,25 @@ class MetaFusion:
         for alpha in alphas:
             of_old, of_new = self._losses(linear(self.slow, self.fast, alpha, self.keep_fast), old, new)
             losses.append((self.options.old_weight * of_old + of_new).item())
-        return alphas[losses.index(min(losses))], losses
+        smallest = min(filter(math.isfinite, losses), default=None)
+        _require_finite(smallest)
+        return alphas[losses.index(smallest)], losses
 
     def _learn(self, raw, groups, train, held) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
         """Steps on random batches; the gates with the smallest held-out loss."""
         options, history = self.options, []
         every = max(1, options.steps // 20)
         best, best_loss = None, float("inf")
-        step = _adam_step if options.optimizer == "adam" else _reptile_step
-        optimizer = torch.optim.Adam(raw.values(), options.lr) if options.optimizer == "adam" else None
+        adam = torch.optim.Adam(raw.values(), options.lr) if options.optimizer == "adam" else None
 
         def losses(batch) -> tuple[Tensor, Tensor]:
             of_old, of_new = self._losses(self._state(groups, _open(raw)), *batch)
             return options.old_weight * of_old, of_new
+
+        def in_turn(batch) -> Iterator[Tensor]:
+            """Both losses one after the other, each of the gates as they are then."""
+            yield options.old_weight * self._old_loss(self._state(groups, _open(raw)), batch[0])
+            yield self._new_loss(self._state(groups, _open(raw)), batch[1])
 
         batches = self._batches(*train)
         for index in tqdm(range(options.steps + 1), desc="fusion", unit="step", leave=False):
@@ -153,9 +190,12 @@ class MetaFusion:
                     entry["held_out"] = float(sum(losses(held)))
                 if entry["held_out"] < best_loss:
                     best, best_loss = _open({gate: value.detach() for gate, value in raw.items()}), entry["held_out"]
+                _require_finite(None if best is None else best_loss)
             if index < options.steps:
                 batch = next(batches)
-                entry["old"], entry["new"] = step(raw, lambda batch=batch: losses(batch), optimizer, options.lr)
+                entry["old"], entry["new"] = (
+                    _adam_step(losses(batch), adam) if adam else _reptile_step(raw, in_turn(batch), options.lr)
+                )
                 history.append(entry)
         return best, history
 
@@ -194,20 +234,27 @@ def _open(raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {gate: value.sigmoid() for gate, value in raw.items()}
 
 
-def _adam_step(raw, losses, optimizer: torch.optim.Optimizer, _: float) -> tuple[float, float]:
-    of_old, of_new = losses()
+def _require_finite(loss: float | None) -> None:
+    if loss is None:
+        raise InputError(
+            "The loss of the fusion is not a finite number, so slow model, fast model or dreams hold such values; give "
+            "a smaller --train.later-lr or --options.dream.lr."
+        )
+
+
+def _adam_step(losses: tuple[Tensor, Tensor], optimizer: torch.optim.Optimizer) -> tuple[float, float]:
+    of_old, of_new = losses
     optimizer.zero_grad()
     (of_old + of_new).backward()
     optimizer.step()
     return of_old.item(), of_new.item()
 
 
-def _reptile_step(raw, losses, _: None, lr: float) -> tuple[float, float]:
+def _reptile_step(raw: Mapping[str, Tensor], losses: Iterator[Tensor], lr: float) -> tuple[float, float]:
     """One step of SGD on the old, then one on the new dreams; then `MIX` of the way there (Nichol et al., 2018)."""
     start = {gate: value.detach().clone() for gate, value in raw.items()}
     values = []
-    for which in (0, 1):
-        loss = losses()[which]
+    for loss in losses:
         gradients = torch.autograd.grad(loss, list(raw.values()), allow_unused=True)
         with torch.no_grad():
             for value, gradient in zip(raw.values(), gradients, strict=True):
@@ -217,25 +264,8 @@ def _reptile_step(raw, losses, _: None, lr: float) -> tuple[float, float]:
     with torch.no_grad():
         for gate, value in raw.items():
             value.copy_(start[gate] + MIX * (value - start[gate]))
-    return values[0], values[1]
+    return tuple(values)
 
 
 def _logits(output) -> Tensor:
     return output if isinstance(output, Tensor) else output.logits
-
-
-class _still:
-    """The network in evaluation mode and without gradients of its own inside the block."""
-
-    def __init__(self, model: nn.Module):
-        self.model = model
-
-    def __enter__(self) -> None:
-        self.mode = self.model.training
-        self.wanted = [parameter.requires_grad for parameter in self.model.parameters()]
-        self.model.eval().requires_grad_(False)
-
-    def __exit__(self, *_: object) -> None:
-        self.model.train(self.mode)
-        for parameter, wanted in zip(self.model.parameters(), self.wanted, strict=True):
-            parameter.requires_grad_(wanted)

@@ -27,7 +27,8 @@ def gate_groups(model: nn.Module, example: Tensor) -> dict[str, list[str]]:
         def hook(layer: nn.Module, _: object, output: Tensor) -> None:
             made_by[id(output)] = name
             outputs.append(output)
-            groups[name] = [f"{name}.{entry}" for entry in ("weight", "bias") if getattr(layer, entry) is not None]
+            own = [f"{name}.{entry}" for entry in ("weight", "bias") if getattr(layer, entry) is not None]
+            groups.setdefault(name, own)  # a layer may be called more than once
 
         return hook
 
@@ -61,8 +62,7 @@ def by_entry(groups: Mapping[str, list[str]], gates: Mapping[str, Tensor]) -> di
 def interpolate(
     slow: Mapping[str, Tensor], fast: Mapping[str, Tensor], gates: Mapping[str, Tensor | float]
 ) -> dict[str, Tensor]:
-    """State dict A * slow + (1 - A) * fast (Split2MetaFusion, Eq. 10 and 15); differentiable in the gates,
-    but for the running statistics of BatchNorm.
+    """State dict A * slow + (1 - A) * fast (Split2MetaFusion, Eq. 10 and 15); differentiable in the gates.
 
     `gates`: by entry, one number per output channel (the first dimension) or one for all. 1 gives slow and 0 gives
     fast, to the bit. Entries without a gate, and counters, come from fast.
@@ -72,13 +72,31 @@ def interpolate(
         if name not in gates or not quick.is_floating_point():
             return quick
         a = torch.as_tensor(gates[name], dtype=quick.dtype, device=quick.device)
-        if name.endswith(_RUNNING):
-            a = a.detach()  # PyTorch has no gradient for them
         if a.dim():
             a = a.view(-1, *[1] * (quick.dim() - 1))
         return a * slow[name] + (1 - a) * quick
 
     return {name: mean(name, value) for name, value in fast.items()}
+
+
+def with_constant_statistics(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same function of the input and the gates, for a network in evaluation mode, as PyTorch can differentiate it.
+
+    PyTorch has no gradient for running statistics m, v. What they owe to the gates moves into weight w and bias b of
+    their BatchNorm: w (x - m) / sqrt(v + eps) + b = w' (x - m0) / sqrt(v0 + eps) + b' with constants m0, v0 of the same
+    value. A BatchNorm without weight and bias has no place for it: its statistics count as constants.
+    """
+    state = dict(state)
+    for name, layer in model.named_modules():
+        if not isinstance(layer, _BatchNorm) or not layer.track_running_stats:
+            continue
+        mean, variance = (state[f"{name}.{entry}"] for entry in _RUNNING)
+        state |= {f"{name}.running_mean": mean.detach(), f"{name}.running_var": variance.detach()}
+        if layer.affine and mean.requires_grad:
+            scale = state[f"{name}.weight"] / (variance + layer.eps).sqrt()
+            state[f"{name}.weight"] = scale * (variance.detach() + layer.eps).sqrt()
+            state[f"{name}.bias"] = state[f"{name}.bias"] + scale * (mean.detach() - mean)
+    return state
 
 
 def linear(slow: Mapping[str, Tensor], fast: Mapping[str, Tensor], alpha: float,

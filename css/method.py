@@ -88,7 +88,7 @@ class Method:
     def load_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
         """Takes back what `tensors` returned."""
 
-    def store(self, home: Path) -> None:
+    def store(self, home: Path, task: Task, model: Segmenter) -> None:
         """Writes what else belongs into the folder of the task that has just ended, for example pictures."""
 
 

@@ -150,7 +150,7 @@ def _store(stream: Stream, task: Task, model: Segmenter, method: Method, trainer
         save_predictions(home / "predictions.safetensors", model, task, pictured, config, processes)
         folders = [*(task_folder(config.folder, earlier) for earlier in range(task.index)), home]
         draw_strip(home / "pictures.png", task, pictured, config, [f / "predictions.safetensors" for f in folders])
-        method.store(home)
+        method.store(home, task, model)
         write_json(home / "result.json", result)
 
 

@@ -8,15 +8,15 @@ import torch
 from torch import nn
 
 from css.fusion import FusionOptions, MetaFusion, kl_divergence, old_kl
-from css.gates import by_entry, gate_groups, interpolate, linear
+from css.gates import by_entry, gate_groups, interpolate, linear, with_constant_statistics
 from css.model import Segmenter
-from css.reestimate import reestimate_batch_norm
+from tasks import InputError
 
 
-def segmenter(seed=0):
+def segmenter(encoder="tu-test_resnet"):
     """A small network that has learnt two tasks, with running statistics of its own."""
-    torch.manual_seed(seed)
-    model = Segmenter("tu-test_resnet")
+    torch.manual_seed(0)
+    model = Segmenter(encoder)
     model.grow([0, 1, 2])
     model.grow([3])
     for module in model.modules():
@@ -27,14 +27,20 @@ def segmenter(seed=0):
 
 
 def moved(model, size, seed):
-    """A state not far from the model's, as a few epochs leave it."""
+    """A state not far from the model's, as a few epochs leave it; its running statistics have moved, too."""
     generator = torch.Generator().manual_seed(seed)
-    return {
-        name: value + size * value.abs().mean() * torch.randn(value.shape, generator=generator)
-        if value.is_floating_point() and "running" not in name
-        else value.clone()
-        for name, value in model.state_dict().items()
-    }
+
+    def step(name, value):
+        if not value.is_floating_point():
+            return value.clone()
+        noise = torch.randn(value.shape, generator=generator, dtype=value.dtype)
+        return value * (size * noise).exp() if name.endswith("running_var") else value + size * _scale(value) * noise
+
+    return {name: step(name, value) for name, value in model.state_dict().items()}
+
+
+def _scale(value):
+    return value.abs().mean().clamp_min(0.1)
 
 
 IMAGES = torch.randn(6, 3, 64, 64, generator=torch.Generator().manual_seed(5))
@@ -43,9 +49,12 @@ IMAGES = torch.randn(6, 3, 64, 64, generator=torch.Generator().manual_seed(5))
 # ---------------------------------------------------------------- gates
 
 
-def test_every_floating_entry_of_a_segmenter_has_one_gate():
-    model = segmenter()
+@pytest.mark.parametrize("encoder", ["tu-test_resnet", "resnet18"])
+def test_every_floating_entry_of_a_segmenter_has_one_gate(encoder):
+    model = segmenter(encoder)
     groups = gate_groups(model, IMAGES[:1])
+    convolutions = {name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
+    assert groups.keys() == convolutions and len(convolutions) > 15  # every BatchNorm has found its convolution
     covered = [entry for entries in groups.values() for entry in entries]
     assert len(covered) == len(set(covered))
     assert set(covered) == {name for name, value in model.state_dict().items() if value.is_floating_point()}
@@ -53,7 +62,8 @@ def test_every_floating_entry_of_a_segmenter_has_one_gate():
         assert len({len(model.state_dict()[entry]) for entry in entries}) == 1  # one number per output channel
     assert len(groups["decoder.conv"]) == 5 and len(groups["classifiers.0"]) == 2
     assert groups["classifiers.1"] == ["classifiers.1.weight", "classifiers.1.bias"]
-    assert not any(module._forward_hooks for module in model.modules() if isinstance(module, nn.Conv2d))
+    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.BatchNorm2d)]
+    assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers)
 
 
 def test_a_batch_norm_after_anything_else_has_its_own_gate():
@@ -64,6 +74,19 @@ def test_a_batch_norm_after_anything_else_has_its_own_gate():
         "1": ["1.weight", "1.bias"],
         "3": ["3.running_mean", "3.running_var"],
     }
+
+
+def test_a_layer_that_is_called_twice_keeps_both_batch_norms():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.first, self.second = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+
+        def forward(self, x):
+            return self.second(self.conv(self.first(self.conv(x))))
+
+    (entries,) = gate_groups(Twice(), torch.randn(2, 3, 4, 4)).values()
+    assert {"conv.weight", "first.weight", "second.weight"} <= set(entries)
 
 
 def test_end_points_are_slow_and_fast_to_the_bit():
@@ -85,6 +108,15 @@ def test_linear_fusion_is_one_gate_for_all():
             assert torch.equal(value, fast[name])
         else:
             torch.testing.assert_close(value, 0.25 * slow[name] + 0.75 * fast[name])
+
+
+def test_the_model_before_the_task_cancels():
+    """Eq. 10 as printed, W_old + A (W_slow - W_old) + (1 - A) (W_fast - W_old), is the mean of slow and fast."""
+    old, slow, fast = (torch.randn(4, 3, 2, 2, dtype=torch.float64) for _ in range(3))
+    a = torch.rand(4, dtype=torch.float64)
+    rows = a.view(-1, 1, 1, 1)
+    fused = interpolate({"w": slow}, {"w": fast}, {"w": a})["w"]
+    torch.testing.assert_close(fused, old + rows * (slow - old) + (1 - rows) * (fast - old))
 
 
 def test_gates_weigh_the_rows_of_a_layer():
@@ -119,11 +151,15 @@ def test_background_may_become_a_new_class():
     never = torch.full((2, 2, 4, 4), -60.0, dtype=torch.float64)
     same = torch.cat([teacher, never], 1)
     assert old_kl(teacher, same, 3).item() == pytest.approx(0, abs=1e-12)
+    never[:] = -torch.inf
+    assert old_kl(teacher, torch.cat([teacher, never], 1), 3).item() == pytest.approx(0, abs=1e-12)
     half = same.clone()
     half[:, 0] -= math.log(2)
     half[:, 3] = half[:, 0]
     assert old_kl(teacher, half, 3).item() == pytest.approx(0, abs=1e-12)
     assert kl_divergence(teacher, half[:, :3]).item() > 1e-3
+    padded = torch.cat([teacher, torch.full_like(never, -60.0)], 1)
+    assert kl_divergence(padded, half).item() > 1e-3
     other = same.clone()
     other[:, 3] = same[:, 1]  # an old class that becomes a new one is forgotten
     assert old_kl(teacher, other, 3).item() > 1e-2
@@ -147,6 +183,8 @@ def models():
 
 def test_gates_lower_the_loss_and_keep_the_new_classifier(models):
     model, slow, fast, teacher = models
+    model.train()
+    next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d)).eval()  # as when it is held
     before, modes = copy.deepcopy(model.state_dict()), [m.training for m in model.modules()]
     maker = fusion(model, slow, fast, teacher)
     found = maker.fuse(IMAGES, IMAGES.flip(3))
@@ -162,6 +200,8 @@ def test_gates_lower_the_loss_and_keep_the_new_classifier(models):
     assert max((gate - 0.5).abs().max() for gate in found.gates.values()) > 0.05
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert modes == [m.training for m in model.modules()] and all(p.requires_grad for p in model.parameters())
+    model.load_state_dict(found.state)
+    model.eval().load_state_dict(before)
     assert len(found.history) == 12 and {"old", "new", "held_out"} == set(found.history[0])
 
 
@@ -240,58 +280,109 @@ def test_reptile_with_one_kind_of_step_is_scaled_sgd():
         torch.testing.assert_close(value, -0.5 * lr * gradient, rtol=10 * lr, atol=0)
 
 
+def small_network():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Tanh(), nn.Conv2d(4, 3, 1)).double().eval()
+    return model, moved(model, 1.0, 1), moved(model, 1.0, 2), 2 * torch.randn(2, 3, 2, 2, dtype=torch.float64)
+
+
 def test_gate_gradient_against_finite_differences():
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 3, 1)).double().eval()
-    slow, fast = ({n: v + 0.3 * torch.randn_like(v) if v.is_floating_point() and "running" not in n else v.clone()
-                   for n, v in model.state_dict().items()} for _ in range(2))  # fmt: skip
-    groups, x = gate_groups(model, torch.randn(1, 3, 2, 2, dtype=torch.float64)), torch.randn(2, 3, 2, 2).double()
-    target = torch.randn(2, 2, 2, 2, dtype=torch.float64)
+    """Through all that shares the gate, running statistics included; the control leaves those out."""
+    model, slow, fast, x = small_network()
+    teacher = nn.Conv2d(3, 2, 1).double()
+    maker = MetaFusion(model, slow, fast, teacher, 2)
+    groups, data = gate_groups(model, x), maker._with_targets(x, x)
 
     def loss(first, last):
-        state = interpolate(slow, fast, by_entry(groups, {"0": first.sigmoid(), "3": last.sigmoid()}))
-        return old_kl(target, torch.func.functional_call(model, state, x), 2)
+        return sum(maker._losses(maker._state(groups, {"0": first.sigmoid(), "3": last.sigmoid()}), *data))
 
-    raw = (
-        torch.randn(4, dtype=torch.float64, requires_grad=True),
-        torch.randn(3, dtype=torch.float64, requires_grad=True),
-    )
+    def loss_of_constants(first, last):
+        state = maker._state(groups, {"0": first.sigmoid(), "3": last.sigmoid()})
+        return sum(maker._losses({n: v.detach() if "running" in n else v for n, v in state.items()}, *data))
+
+    raw = [torch.randn(width, dtype=torch.float64, requires_grad=True) for width in (4, 3)]
     assert torch.autograd.gradcheck(loss, raw)
+    with pytest.raises(RuntimeError, match="Jacobian mismatch"):
+        torch.autograd.gradcheck(loss_of_constants, raw)
 
 
-# ---------------------------------------------------------------- statistics
+def test_constant_statistics_are_the_same_network():
+    model, slow, fast, x = small_network()
+    gate = torch.rand(4, dtype=torch.float64, requires_grad=True)
+    state = interpolate(slow, fast, by_entry(gate_groups(model, x), {"0": gate}))
+    constant = with_constant_statistics(model, state)
+    assert state["1.running_var"].requires_grad and not constant["1.running_var"].requires_grad
+    expected = {name: value.detach() for name, value in state.items()}
+    call = torch.func.functional_call
+    torch.testing.assert_close(call(model, constant, x), call(model, expected, x))
+    unchanged = with_constant_statistics(model, expected)
+    assert all(torch.equal(unchanged[name], expected[name]) for name in expected)
 
 
-def test_statistics_of_one_batch_are_exact_for_every_layer():
+def test_a_batch_norm_without_weight_has_constant_statistics():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, affine=False), nn.BatchNorm2d(4, track_running_stats=0))
+    gate = torch.rand(4, requires_grad=True)
+    state = with_constant_statistics(model, interpolate(moved(model, 0.3, 1), moved(model, 0.3, 2), {
+        "0.weight": gate, "1.running_mean": gate, "1.running_var": gate}))  # fmt: skip
+    torch.func.functional_call(model.eval(), state, torch.randn(2, 3, 4, 4)).square().sum().backward()
+    assert gate.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("optimizer, lr", [("adam", 30.0), ("reptile", 1e6)])
+def test_the_best_gates_are_kept_not_the_last(optimizer, lr):
+    """The optimum is near the start; with a far too large rate all steps go past it and do not come back."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 1), nn.BatchNorm2d(5))
-    images = torch.randn(8, 3, 4, 4)
-    before = copy.deepcopy(model.state_dict())
-    reestimate_batch_norm(model.eval(), [images])
-    hidden = model[0](images)
-    torch.testing.assert_close(model[1].running_mean, hidden.mean((0, 2, 3)))
-    torch.testing.assert_close(model[1].running_var, hidden.transpose(0, 1).flatten(1).var(1))
-    normalised = nn.functional.batch_norm(hidden, None, None, training=True)
-    deep = model[3](model[2](normalised * model[1].weight[:, None, None] + model[1].bias[:, None, None]))
-    torch.testing.assert_close(model[4].running_mean, deep.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(model[4].running_var, deep.transpose(0, 1).flatten(1).var(1), rtol=1e-4, atol=1e-5)
-    assert not model.training and model[1].num_batches_tracked == before["1.num_batches_tracked"]
-    assert all(torch.equal(model.state_dict()[n], before[n]) for n in before if "running" not in n)
+    slow, fast = torch.randn(2, 2, dtype=torch.float64), torch.randn(2, 2, dtype=torch.float64)
+    teacher, x = Regression(0.6 * slow + 0.4 * fast), torch.randn(8, 2, dtype=torch.float64)
+    options = FusionOptions(steps=4, lr=lr, batch=8, held_out=0.0, optimizer=optimizer)
+    maker = MetaFusion(Regression(fast), {"body.weight": slow}, {"body.weight": fast}, teacher, 2, options)
+    maker._with_targets = lambda old, new: ((old, teacher(old).detach()), (new, teacher(new).detach()))
+    found = maker.fuse(x, x)
+    held_out = [entry["held_out"] for entry in found.history]
+    assert all(later > 2 * held_out[0] for later in held_out[1:])
+    assert found.gates["body"].tolist() == [0.5, 0.5]
 
 
-def test_batches_of_different_size_and_mean_count_by_their_values():
-    """Neither an average of the batches' means nor one of their variances."""
-    model = nn.Sequential(nn.BatchNorm2d(3))
-    batches = [torch.randn(2, 3, 4, 4), torch.randn(6, 3, 4, 4) * 2 + 5]
-    reestimate_batch_norm(model, batches)
-    everything = torch.cat(batches).transpose(0, 1).flatten(1)
-    torch.testing.assert_close(model[0].running_mean, everything.mean(1))
-    torch.testing.assert_close(model[0].running_var, everything.var(1))
-    of_batches = torch.stack([b.transpose(0, 1).flatten(1).var(1) for b in batches]).mean(0)
-    assert (model[0].running_var - of_batches).abs().min() > 1
-    assert model.training and model[0].momentum == 0.1
+def test_weight_of_the_old_classes():
+    model, slow, fast, x = small_network()
+    teacher = nn.Conv2d(3, 2, 1).double()
+    maker = MetaFusion(model, slow, fast, teacher, 2, FusionOptions(old_weight=3.0, batch=1))
+    of_old, of_new = maker.loss(linear(slow, fast, 0.5), x, x)
+    assert maker.best_linear(x, x, [0.5]) == (0.5, [pytest.approx(3 * of_old + of_new)])
+    assert maker.best_linear(x, x)[0] > 0  # some of the slow model
+    new_alone = MetaFusion(model, slow, fast, teacher, 2, FusionOptions(old_weight=0.0))
+    assert new_alone.best_linear(x, x)[0] == 0.0  # the fast model is its own teacher
 
 
-def test_no_batch_changes_nothing():
-    model = nn.Sequential(nn.BatchNorm2d(3))
-    reestimate_batch_norm(model, [])
-    assert torch.equal(model[0].running_mean, torch.zeros(3)) and torch.equal(model[0].running_var, torch.ones(3))
+def test_reptile_looks_at_one_kind_of_dreams_at_a_time():
+    """One forward pass per inner step; the second one already sees the gates that the first has moved."""
+    model, slow, fast, x = small_network()
+    maker = MetaFusion(model, slow, fast, nn.Conv2d(3, 2, 1).double(), 2,
+                       FusionOptions(steps=1, lr=20.0, batch=2, held_out=0.0, optimizer="reptile"))  # fmt: skip
+    calls, groups, data = [], gate_groups(model, x), maker._with_targets(x, x)
+    raw = {gate: torch.zeros(len(fast[entries[0]]), dtype=torch.float64, requires_grad=True)
+           for gate, entries in groups.items()}  # fmt: skip
+    before = maker._new_loss(maker._state(groups, {gate: value.sigmoid() for gate, value in raw.items()}), data[1])
+    hook = model.register_forward_hook(lambda *_: calls.append(1))
+    _, history = maker._learn(raw, groups, data, data)
+    hook.remove()
+    assert len(calls) == 2 + 2 + 2  # held-out losses before and after, and the two steps
+    assert abs(history[0]["new"] - before.item()) > 1e-4
+
+
+# ---------------------------------------------------------------- bad input
+
+
+def test_a_loss_that_is_not_finite_is_refused():
+    model, slow, fast, x = small_network()
+    maker = MetaFusion(model, slow, fast, nn.Conv2d(3, 2, 1).double(), 2, FusionOptions(steps=2))
+    for compute in (maker.fuse, maker.best_linear):
+        with pytest.raises(InputError, match="not a finite number.*--train.later-lr"):
+            compute(x * math.nan, x)
+
+
+@pytest.mark.parametrize("flag, value", [("steps", -1), ("lr", 0.0), ("batch", 0), ("old_weight", -1.0),
+                                         ("held_out", 1.0)])  # fmt: skip
+def test_options_out_of_range_are_refused(flag, value):
+    with pytest.raises(InputError, match=f"--options.fuse.{flag.replace('_', '-')} {value}"):
+        FusionOptions(**{flag: value})

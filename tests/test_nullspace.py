@@ -169,7 +169,7 @@ def test_collecting_leaves_the_model_as_it_was():
     assert not any(m._forward_pre_hooks for m in model)
 
 
-def test_a_layer_without_gradient_is_left_out():
+def test_a_layer_without_gradient_is_left_out_and_a_frozen_one_is_not():
     class Half(nn.Module):
         def __init__(self):
             super().__init__()
@@ -179,9 +179,15 @@ def test_a_layer_without_gradient_is_left_out():
         def forward(self, x):
             return self.frozen(self.used(x))
 
-    statistics = GradientStatistics()
-    statistics.collect(Half(), [(torch.randn(4, 3), torch.zeros(4, 2))], mse)
-    assert list(statistics.grams) == ["used.weight"]
+    model, batch = Half(), (torch.randn(4, 3), torch.zeros(4, 2))
+    statistics, of_teacher = GradientStatistics(), GradientStatistics()
+    statistics.collect(model, [batch], mse)
+    assert list(statistics.grams) == ["used.weight", "frozen.weight"]
+    assert [p.requires_grad for p in model.parameters()] == [True] * 4 + [False] * 2
+    of_teacher.collect(model.requires_grad_(False), [batch], mse)
+    for name, (gram,) in statistics.grams.items():
+        assert torch.equal(gram.matrix, of_teacher.grams[name][0].matrix)
+    assert not any(p.requires_grad for p in model.parameters())
 
 
 def test_round_trip_gives_the_same_projectors():
@@ -235,7 +241,7 @@ def test_rules_count_as_they_say():
 
 @pytest.mark.parametrize(("kind", "value"), [("energy", 1.5), ("fraction", -0.1), ("relative", 2), ("budget", -1)])
 def test_rules_refuse_what_makes_no_sense(kind, value):
-    with pytest.raises(ValueError, match=kind):
+    with pytest.raises(InputError, match=f"--options.rule.value .* {kind} rule"):
         Rule(kind, value)
 
 
@@ -416,6 +422,81 @@ def test_projected_gradient_is_not_a_projected_update():
     assert outside(lambda p: torch.optim.Adam(p, 0.01)) > 1e-3
     assert outside(lambda p: torch.optim.SGD(p, 0.1, momentum=0.9)) < 1e-10
     assert outside(lambda p: torch.optim.SGD(p, 0.1, weight_decay=0.1)) > 1e-3
+
+
+LAYERS = {
+    "linear": lambda: nn.Linear(9, 4),
+    "convolution": lambda: nn.Conv2d(4, 6, 3, bias=False),
+    "groups and bias": lambda: nn.Conv2d(4, 6, (3, 2), groups=2),
+    "one by one": lambda: nn.Conv2d(4, 6, 1),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("share", "soft"), [(0.2, False), (0.8, False), (1.0, False), (0.5, True)])
+def test_steps_in_place_are_the_projected_steps(name, memory_format, share, soft):
+    """Whatever the memory order of the weight and the basis that is stored; a soft projector acts on each step once."""
+    torch.manual_seed(0)
+    layer = LAYERS[name]().to(DOUBLE)
+    if name != "linear":
+        layer.to(memory_format=memory_format)
+    x = torch.randn(30, 9, dtype=DOUBLE) if name == "linear" else torch.randn(30, 4, 3, 3, dtype=DOUBLE)
+    y = torch.randn_like(layer(x))
+    projectors = projector(gathered(layer, x, y), Rule("fraction", share), soft)
+    (_, _, project), groups = for_parameters(layer, projectors)[0], getattr(layer, "groups", 1)
+    expected = rows_of(layer.weight, layer.bias, groups).detach().clone()
+    start = {key: value.clone(memory_format=torch.contiguous_format) for key, value in layer.state_dict().items()}
+    optimizer = torch.optim.SGD(layer.parameters(), 0.1)
+    project_updates(optimizer, for_parameters(layer, projectors))
+    for _ in range(3):
+        optimizer.zero_grad()
+        mse(layer, x, y).backward()
+        gradient = rows_of(layer.weight.grad, layer.bias.grad if layer.bias is not None else None, groups)
+        expected -= 0.1 * project(gradient)
+        optimizer.step()
+    torch.testing.assert_close(rows_of(layer.weight, layer.bias, groups).detach(), expected)
+    project_total(start, layer, projectors)  # nothing is left to be cleaned
+    torch.testing.assert_close(rows_of(layer.weight, layer.bias, groups).detach(), expected)
+
+
+def test_rounding_does_not_add_up():
+    """float32, many steps: what is protected stays where it was, to the rounding of a single step."""
+    layer, x, y = regression(inputs=60, rank=20, samples=60)
+    layer, x = layer.float(), x.float()
+    projectors = projector(gathered(layer, x, y.float()), Rule("fraction", 0.4))
+    start = layer.weight.detach().clone()
+    project = for_parameters(layer, projectors)[0][2]
+    train(layer, torch.randn(20, 60), torch.optim.SGD(layer.parameters(), 0.05), for_parameters(layer, projectors), 300)
+    update = layer.weight.detach() - start
+    assert (update - project(update)).norm() < 20 * torch.finfo(torch.float32).eps * start.norm() < 1e-3 * update.norm()
+
+
+def test_half_frozen_layers_are_refused_and_frozen_ones_left_out():
+    layer = nn.Linear(9, 4, dtype=DOUBLE)
+    projectors = projector(gathered(layer, torch.randn(6, 9, dtype=DOUBLE), torch.randn(6, 4, dtype=DOUBLE)),
+                           Rule("fraction", 0.5))  # fmt: skip
+    assert for_parameters(layer.requires_grad_(False), projectors) == []
+    layer.weight.requires_grad_(True)
+    with pytest.raises(InputError, match="weight or the bias of the same layer is frozen"):
+        for_parameters(layer, projectors)
+
+
+def test_steps_that_the_gradient_scaler_skips():
+    layer, x, y = regression(inputs=12, rank=6)
+    layer, x, y = layer.float(), x.float(), y.float()
+    projectors = projector(gathered(layer, x, y), Rule("relative", 1e-6))
+    optimizer, scaler = torch.optim.SGD(layer.parameters(), 0.1), torch.amp.GradScaler("cpu")
+    project_updates(optimizer, for_parameters(layer, projectors))
+    before = layer.weight.detach().clone()
+    for factor, moves in ((float("inf"), False), (1.0, True)):
+        optimizer.zero_grad()
+        scaler.scale(factor * layer(torch.randn(20, 12)).square().mean()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        assert torch.equal(layer.weight, before) is not moves
+    update = layer.weight.detach() - before
+    assert (update @ x.T).norm() < 1e-4 * update.norm() * x.norm()
 
 
 def test_a_step_without_a_gradient_and_removed_hooks():

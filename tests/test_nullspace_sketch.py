@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from css.nullspace import GradientStatistics, Rule, projector
-from css.nullspace.gram import Gram, Sketch
+from css.nullspace.gram import LIGHT, Gram, Sketch
 
 DOUBLE = torch.float64
 
@@ -31,11 +31,14 @@ def sketched(*parts, size):
 
 
 def assert_bound(sketch, rows):
-    """0 <= M - B^T B <= delta I, and delta <= trace(M) / size."""
-    missing = torch.linalg.eigvalsh(rows.T @ rows - sketch.rows.T @ sketch.rows)
+    """0 <= M - B^T B <= delta I, delta <= (1 + LIGHT) trace(M) / size, and what is missing is known exactly."""
+    missing = rows.T @ rows - sketch.rows.T @ sketch.rows
+    values = torch.linalg.eigvalsh(missing)
     scale = rows.square().sum().item()
-    assert missing.min() >= -1e-12 * scale and missing.max() <= sketch.delta + 1e-12 * scale
-    assert sketch.delta <= scale / sketch.size
+    assert values.min() >= -1e-12 * scale and values.max() <= sketch.delta + 1e-12 * scale
+    assert sketch.delta <= (1 + LIGHT) * scale / sketch.size
+    assert sketch.missing == pytest.approx(missing.diagonal().sum().item(), rel=1e-9, abs=1e-12 * scale)
+    assert sketch.trace() == pytest.approx(scale, rel=1e-12)
     assert len(sketch.rows) <= sketch.size
 
 
@@ -46,11 +49,29 @@ def test_bound(rows, width, size, seed):
     assert_bound(sketched(*data.split(7), size=size), data)
 
 
-def test_few_rows_are_kept_exactly():
+def test_few_rows_lose_their_light_directions_only():
     data = decaying(6, 30, 0)
     sketch = sketched(data, size=8)
-    assert sketch.delta == 0 and torch.equal(sketch.rows, data)
+    assert sketch.delta == sketch.missing == 0
+    torch.testing.assert_close(sketch.rows.T @ sketch.rows, data.T @ data)
+    light = 1e-3 * LIGHT**0.5 * decaying(1, 30, 1)
+    sketch.update(torch.cat([data, light]))
+    assert len(sketch.rows) <= 8 and 0 < sketch.delta <= LIGHT * sketch.trace() / 8
+    assert_bound(sketch, torch.cat([data, data, light]))
     assert sketched(torch.zeros(40, 30, dtype=DOUBLE), size=8).trace() == 0
+
+
+def test_a_flat_spectrum_is_not_taken_for_its_sketch():
+    """The energy rule counts what the sketch has lost as free: then no direction of it may be given away."""
+    data = torch.linalg.qr(torch.randn(400, 40, generator=torch.Generator().manual_seed(0), dtype=DOUBLE))[0]
+    sketch = sketched(*data.split(20), size=10)
+    values, _ = sketch.eigen()
+    assert sketch.missing > 0.5 * sketch.trace()
+    lost = {"delta": sketch.delta, "missing": sketch.missing}
+    assert Rule("energy", 0.4).protected(values, 40, 1, 1, **lost) == len(values)
+    assert Rule("energy", 0.4).protected(values, 40, 1, 1) < len(values)  # the mistake
+    rule = Rule("budget", (values[2] + 0.5 * sketch.delta).item())
+    assert rule.protected(values, 40, 1, 1, **lost) > rule.protected(values, 40, 1, 1)
 
 
 def test_a_merged_sketch_keeps_the_bound():
@@ -101,7 +122,9 @@ def test_certificate_bounds_what_is_left_free():
 
 def test_wide_layers_are_sketched_and_small():
     layer, x, y = regression()
-    assert collected(layer, x, y, exact_up_to=39, sketch_rows=5).bytes <= 5 * 40 * 8
+    sketch = collected(layer, x, y, exact_up_to=39, sketch_rows=5)
+    assert sketch.bytes <= 2 * 5 * 40 * 8  # while it grows
+    assert GradientStatistics.from_tensors(sketch.tensors()).bytes <= 5 * 40 * 8
     assert collected(layer, x, y, exact_up_to=40).bytes == 40 * 40 * 8
 
 

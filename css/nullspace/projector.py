@@ -1,7 +1,7 @@
 """From statistics to projectors: which directions of a layer are free, and the part of an update that lies in them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from css.nullspace.gram import Gram, Sketch
 from css.nullspace.statistics import GradientStatistics
+from tasks import InputError
 
 
 @dataclass(frozen=True)
@@ -16,33 +17,40 @@ class Rule:
     """How many of the directions of a layer, ordered by their eigenvalue, are protected."""
 
     kind: Literal["energy", "relative", "fraction", "budget", "ratio"] = "energy"
-    """energy: the free directions hold at most `value` of the trace. relative: free below `value` times the largest
+    """energy: the free directions hold at most `value` of the trace. relative: free up to `value` times the largest
     eigenvalue. fraction: this share of the directions is protected. budget: free while C0 times the largest free
-    eigenvalue of the mean G G^T, which bounds (change of the loss / size of the update)^2, is at most `value`. ratio:
-    free up to `value` times the smallest eigenvalue, as Adam-NSCL does; where the smallest is rounding noise, next to
-    nothing is free then."""
+    eigenvalue of the mean G G^T, which bounds (change of the loss / size of the update)^2, is at most `value` (where
+    tasks were normalised, of M with trace 1). ratio: free up to `value` times the smallest eigenvalue, as Adam-NSCL
+    does; where the smallest is rounding noise, next to nothing is free then. Energy and budget count what a sketch may
+    have lost as free; where that alone is too much, all its directions are protected."""
     value: float = 0.05
 
     def __post_init__(self):
         upper = 1.0 if self.kind in ("energy", "relative", "fraction") else float("inf")
         if not 0 <= self.value <= upper:
-            raise ValueError(f"the value of the {self.kind} rule lies between 0 and {upper}, not at {self.value}")
+            raise InputError(
+                f"--options.rule.value {self.value:g} does not fit the {self.kind} rule; give one from 0 to {upper:g}."
+            )
 
-    def protected(self, values: Tensor, width: int, count: int, channels: int) -> int:
-        """How many of the eigenvalues (largest first; zeros may be left out) are protected; 0 if all are 0."""
+    def protected(self, values: Tensor, width: int, count: int, channels: int, *, delta: float = 0.0,
+                  missing: float = 0.0) -> int:  # fmt: skip
+        """How many of the eigenvalues (largest first; zeros may be left out) are protected; 0 if all are 0.
+
+        `count`: how many G were added; `channels`: C0 of each; `delta`, `missing`: what a sketch lost.
+        """
         values = values.double()
         largest = values[0].item() if len(values) else 0.0
         if largest <= torch.finfo(torch.float64).tiny:
             return 0
         if self.kind == "energy":
-            tail = values.flip(0).cumsum(0).flip(0)  # what would be free from this direction on
+            tail = missing + values.flip(0).cumsum(0).flip(0)  # what would be free from this direction on
             return int((tail > self.value * tail[0]).sum())
         if self.kind == "relative":
             return int((values > self.value * largest).sum())
         if self.kind == "fraction":
             return min(round(self.value * width), len(values))
         if self.kind == "budget":
-            return int((channels * values / max(count, 1) > self.value).sum())
+            return int((channels * (values + delta) / max(count, 1) > self.value).sum())
         smallest = values[-1].item() if len(values) == width else 0.0
         return int((values > self.value * smallest).sum())
 
@@ -62,6 +70,11 @@ class Projector:
     def free(self) -> int:
         """Free directions, the fewest of all groups."""
         return self.width - max(self.protected)
+
+    def to(self, like: Tensor) -> "Projector":
+        """A copy on the device and in the precision of a tensor."""
+        damping = None if self.damping is None else [values.to(like) for values in self.damping]
+        return replace(self, bases=[basis.to(like) for basis in self.bases], damping=damping)
 
     @property
     def is_identity(self) -> bool:
@@ -102,7 +115,7 @@ def _of_layer(grams: list[Gram | Sketch], rule: Rule, count: int, channels: int,
     made = Projector([], [], [], grams[0].width, 0.0, [] if soft else None)
     for gram in grams:
         values, vectors = gram.eigen()
-        number = rule.protected(values, gram.width, count, channels)
+        number = rule.protected(values, gram.width, count, channels, delta=gram.delta, missing=gram.missing)
         rest = values[number].item() if number < len(values) else 0.0
         made.bound = max(made.bound, rest + gram.delta)
         made.protected.append(number)

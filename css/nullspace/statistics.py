@@ -1,5 +1,6 @@
 """What the old tasks need of every layer: M = sum over groups of G G^T."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
@@ -35,10 +36,11 @@ class GradientStatistics:
                 group: Group = "batch") -> None:  # fmt: skip
         """Adds the gradients of loss(model, images, labels), a scalar, in evaluation mode and full precision.
 
-        `group`: what one G is summed over. The model is left as it was, its .grad included.
+        `group`: what one G is summed over; "set" is all batches of this call. Layers that are frozen are measured, too,
+        those the loss does not depend on are not. The model is left as it was, its .grad included.
         """
         total: dict[str, Tensor] = {}
-        with evaluating(model):
+        with evaluating(model), _requiring_gradients(model):
             for images, labels in batches:
                 for some_images, some_labels in _divide(images, labels, group):
                     with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
@@ -57,7 +59,8 @@ class GradientStatistics:
         try:
             with evaluating(model), torch.no_grad():
                 for images, _ in batches:
-                    model(images)
+                    with torch.autocast(images.device.type, enabled=False):
+                        model(images)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -99,7 +102,7 @@ class GradientStatistics:
                 )
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything by name: LAYER|GROUP|matrix, or |rows and |delta; LAYER|size: how many G, C0, groups."""
+        """Everything by name: LAYER|GROUP|matrix, or |rows and |lost; LAYER|size: how many G, C0, groups."""
         tensors = {
             f"{name}|{index}|{entry}": value
             for name, grams in self.grams.items()
@@ -139,7 +142,7 @@ class GradientStatistics:
 
     def _gradients(self, model: nn.Module, loss: Tensor) -> dict[str, Tensor]:
         """(groups, C0 / groups, C1) of every layer that the loss depends on."""
-        layers = {name: layer for name, layer in layers_of(model).items() if layer.weight.requires_grad}
+        layers = layers_of(model)
         weights = [layer.weight for layer in layers.values()]
         biases = [layer.bias for layer in layers.values() if layer.bias is not None]
         gradients = torch.autograd.grad(loss, weights + biases, allow_unused=True)
@@ -154,8 +157,9 @@ class GradientStatistics:
     def _feature_hook(self, name: str) -> Callable:
         def remember(layer: nn.Module, inputs: tuple[Tensor]) -> None:
             rows = input_rows(layer, inputs[0].detach())
-            if rows.shape[1] > POSITIONS:  # an unbiased sample; a fixed seed, so that a restart draws the same
-                order = torch.randperm(rows.shape[1], generator=torch.Generator().manual_seed(rows.shape[1]))
+            if rows.shape[1] > POSITIONS:  # an unbiased sample, of every batch another one; a restart draws the same
+                seed = self.counts.get(name, 0)
+                order = torch.randperm(rows.shape[1], generator=torch.Generator().manual_seed(seed))
                 rows = rows[:, order[:POSITIONS].to(rows.device)] * (rows.shape[1] / POSITIONS) ** 0.5
             self._update(name, rows, len(layer.weight))
 
@@ -165,7 +169,7 @@ class GradientStatistics:
 def _restored(tensors: dict[str, Tensor], place: str, sketch_rows: int) -> Gram | Sketch:
     if f"{place}|matrix" in tensors:
         return Gram(tensors[f"{place}|matrix"])
-    return Sketch(tensors[f"{place}|rows"], sketch_rows, tensors[f"{place}|delta"].item())
+    return Sketch(tensors[f"{place}|rows"], sketch_rows, *tensors[f"{place}|lost"].tolist())
 
 
 def _reduced(gram: Gram | Sketch, processes: Processes) -> Gram | Sketch:
@@ -176,8 +180,8 @@ def _reduced(gram: Gram | Sketch, processes: Processes) -> Gram | Sketch:
         mine = gram if rank == processes.rank else gram.emptied()
         rows = torch.zeros(gram.size, gram.width, dtype=gram.rows.dtype, device=gram.rows.device)
         rows[: len(mine.rows)] = mine.rows
-        delta = processes.sum(torch.tensor(mine.delta, dtype=torch.float64)).item()
-        merged.merge(Sketch(processes.sum(rows), gram.size, delta))
+        lost = processes.sum(torch.tensor([mine.delta, mine.missing], dtype=torch.float64)).tolist()
+        merged.merge(Sketch(processes.sum(rows), gram.size, *lost))
     return merged
 
 
@@ -191,6 +195,20 @@ def _divide(images: Tensor, labels: Tensor, group: Group) -> Iterator[tuple[Tens
                 yield images, torch.where(labels == value, labels, VOID)
     else:
         yield images, labels
+
+
+@contextlib.contextmanager
+def _requiring_gradients(model: nn.Module) -> Iterator[None]:
+    """The layers' parameters require gradients inside the block, frozen ones as well."""
+    layers = layers_of(model).values()
+    frozen = [p for layer in layers for p in layer.parameters(recurse=False) if not p.requires_grad]
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
 
 
 class evaluating:

@@ -5,33 +5,45 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from css.nullspace.layers import groups_of, layers_of, rows_of, split_rows
+from css.nullspace.layers import layers_of
 from css.nullspace.projector import Projector
+from tasks import InputError
 
-Projected = tuple[nn.Parameter, nn.Parameter | None, Projector, int]  # weight, bias, projector, groups
+Projected = tuple[nn.Parameter, nn.Parameter | None, Projector]
 
 
 def for_parameters(model: nn.Module, projectors: Mapping[str, Projector]) -> list[Projected]:
-    """Projectors beside the parameters they belong to; layers without one, and identities, are left out."""
-    return [
-        (layer.weight, layer.bias, projectors[name], groups_of(layer))
-        for name, layer in layers_of(model).items()
-        if name in projectors and not projectors[name].is_identity
-    ]
+    """Weight, bias and projector of every layer that has one; frozen layers, and identities, are left out.
+
+    Raises InputError if either the weight or the bias of a layer is frozen: their projection moves both.
+    """
+    found = []
+    for name, layer in layers_of(model).items():
+        if name not in projectors or projectors[name].is_identity:
+            continue
+        if layer.bias is not None and layer.bias.requires_grad != layer.weight.requires_grad:
+            raise InputError(
+                f"Either {name} or the bias of the same layer is frozen, but a null-space projector moves both "
+                "together; freeze both or none."
+            )
+        if layer.weight.requires_grad:
+            found.append((layer.weight, layer.bias, projectors[name].to(layer.weight)))
+    return found
 
 
 class project_updates:
     """From now on every step of the optimiser moves the weights within their free directions only (Eq. 6).
 
     The *update* is projected, after momentum, weight decay or Adam's scaling: a projected gradient would leave the
-    space again there. Nothing is kept from step to step. `remove()` ends it.
+    space again there. What is protected is held where it is now, so rounding does not add up, and nothing changes from
+    step to step. A layer without gradient in a step is left alone. `remove()` ends it.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, projected: Iterable[Projected]):
-        self._projected, self._before = list(projected), []
+        self._layers = [_Layer(*of_layer) for of_layer in projected]
         self._hooks = [
-            optimizer.register_step_pre_hook(self._remember),
-            optimizer.register_step_post_hook(self._project),
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
         ]
 
     def remove(self) -> None:
@@ -39,35 +51,89 @@ class project_updates:
             hook.remove()
 
     @torch.no_grad()
-    def _remember(self, *_: object) -> None:
-        self._before = [
-            (weight.clone(), None if bias is None else bias.clone()) for weight, bias, _, _ in self._projected
-        ]
+    def _before_step(self, *_: object) -> None:
+        for layer in self._layers:
+            if layer.damping:  # a soft projector shortens an update each time: only that of this step, then
+                layer.anchor(layer.weight, layer.bias)
 
     @torch.no_grad()
-    def _project(self, *_: object) -> None:
-        for (weight, bias, project, groups), (old_weight, old_bias) in zip(self._projected, self._before, strict=True):
-            _move(weight, bias, old_weight, old_bias, project, groups)
-        self._before = []
+    def _after_step(self, *_: object) -> None:
+        for layer in self._layers:
+            if layer.weight.grad is not None:
+                layer.project()
 
 
 @torch.no_grad()
 def project_total(start: Mapping[str, Tensor], model: nn.Module, projectors: Mapping[str, Projector]) -> None:
-    """W <- W_start + (W - W_start) U U^T (Eq. 6 and 7 read literally): removes what rounding has added up.
+    """W <- W_start + (W - W_start) U U^T (Eq. 6 and 7 read literally), in place.
 
-    `start`: state dict at the beginning of the stage. In place.
+    `start`: state dict at the beginning of the stage. Soft projectors have nothing to clean up: each update is
+    shortened once.
     """
-    for name, layer in layers_of(model).items():
-        if name in projectors and not projectors[name].is_identity:
-            bias = None if layer.bias is None else start[f"{name.removesuffix('weight')}bias"]
-            _move(layer.weight, layer.bias, start[name], bias, projectors[name], groups_of(layer))
+    names = {id(module.weight): name for name, module in layers_of(model).items()}
+    for weight, bias, project in for_parameters(model, projectors):
+        if project.damping is None:
+            name = names[id(weight)]
+            layer = _Layer(weight, bias, project)
+            layer.anchor(start[name], None if bias is None else start[f"{name.removesuffix('weight')}bias"])
+            layer.project()
 
 
-def _move(weight: Tensor, bias: Tensor | None, old_weight: Tensor, old_bias: Tensor | None, project: Projector,
-          groups: int) -> None:  # fmt: skip
-    """weight = old_weight + projected (weight - old_weight), and the bias with it."""
-    update = rows_of(weight - old_weight, None if bias is None else bias - old_bias, groups)
-    weight_update, bias_update = split_rows(project(update), weight, bias)
-    weight.copy_(old_weight + weight_update)
-    if bias is not None:
-        bias.copy_(old_bias + bias_update)
+class _Layer:
+    """Weight and bias of a layer, and where they started from, as matrices in the order of their memory.
+
+    The bases are brought into that order once, so that a step copies nothing.
+    """
+
+    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None, projector: Projector):
+        self.weight, self.bias = weight, bias
+        self.holds_free, self.damping = projector.holds_free, projector.damping
+        self.channels_last = weight.dim() == 4 and not weight.is_contiguous()  # if it is neither, views of it fail
+        inputs = weight[0].numel()
+        self.kernels = [self._in_memory_order(basis[:inputs]) for basis in projector.bases]
+        self.of_bias = [basis[inputs:] for basis in projector.bases]  # (1, r), or (0, r) without bias
+        self.anchor(weight, bias)
+
+    @torch.no_grad()
+    def anchor(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Takes what an update is measured from: coordinates, and the rest where the free directions are stored."""
+        weight = torch.empty_like(self.weight).copy_(weight)  # in the memory order of the layer's own
+        parts = list(self._parts(weight, None if bias is None else bias.detach().to(weight)))
+        self.anchors = [self._coordinates(group, *part) for group, part in enumerate(parts)]
+        self.start = [
+            (rows.clone(), column.clone()) if free else None
+            for (rows, column), free in zip(parts, self.holds_free, strict=True)
+        ]
+
+    def project(self) -> None:
+        """Moves the layer back along the protected directions, in place."""
+        for group, (rows, column) in enumerate(self._parts(self.weight.detach(), self._bias())):
+            away = self._coordinates(group, rows, column) - self.anchors[group]
+            if self.damping:
+                away *= self.damping[group]
+            kernel, of_bias = self.kernels[group], self.of_bias[group]
+            if self.holds_free[group]:
+                torch.addmm(self.start[group][0], away, kernel.T, out=rows)
+                column.copy_(self.start[group][1] + away @ of_bias.T)
+            else:
+                rows.addmm_(away, kernel.T, alpha=-1)
+                column -= away @ of_bias.T
+
+    def _coordinates(self, group: int, rows: Tensor, column: Tensor) -> Tensor:
+        return torch.addmm(column @ self.of_bias[group], rows, self.kernels[group])
+
+    def _bias(self) -> Tensor | None:
+        return None if self.bias is None else self.bias.detach()
+
+    def _parts(self, weight: Tensor, bias: Tensor | None) -> Iterable[tuple[Tensor, Tensor]]:
+        """Per group of the convolution views of the weight (C0 / groups, inputs) and the bias (C0 / groups, 0 or 1)."""
+        groups = len(self.kernels)
+        rows = weight.permute(0, 2, 3, 1) if self.channels_last else weight
+        column = weight.new_empty(len(weight), 0) if bias is None else bias[:, None]
+        return zip(rows.view(groups, len(weight) // groups, -1), column.chunk(groups), strict=True)
+
+    def _in_memory_order(self, kernel: Tensor) -> Tensor:
+        """The rows of a basis (inputs, r), channel-major, in the order in which a row of the weight lies in memory."""
+        if not self.channels_last:
+            return kernel
+        return kernel.unflatten(0, self.weight.shape[1:]).permute(1, 2, 0, 3).flatten(0, 2)

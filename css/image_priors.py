@@ -1,0 +1,72 @@
+"""What makes an image likely without seeing one: BatchNorm statistics and smoothness (DeepInversion, CVPR 2020)."""
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+FULL_SUPPORT = 1024  # values per channel from which on batch statistics are trusted fully
+
+
+def deviation(x: Tensor, running_mean: Tensor, running_var: Tensor) -> tuple[Tensor, Tensor]:
+    """|mean(x) - running_mean|_2 and |var(x) - running_var|_2: norms over channels, not squared.
+
+    x (N, C, ...): the *input* of a BatchNorm. Mean and biased variance over batch and positions. Eq. 9 of
+    Split2MetaFusion writes (l_i(X) - mu_i)^2; taken for each value by itself this would be the variance of x plus the
+    squared difference of the means, and drive x to a constant.
+    """
+    values = x.transpose(0, 1).flatten(1)
+    return (values.mean(1) - running_mean).norm(), (values.var(1, unbiased=False) - running_var).norm()
+
+
+def total_variation(images: Tensor) -> Tensor:
+    """Sum over four directions (right, down, both diagonals) of the norm of the differences of neighbours, N images."""
+    return sum(difference.norm() for difference in _differences(images))
+
+
+def absolute_variation(images: Tensor) -> Tensor:
+    """The same with the mean of the absolute differences."""
+    return sum(difference.abs().mean() for difference in _differences(images))
+
+
+def mean_norm(images: Tensor) -> Tensor:
+    """Mean over the images of their Euclidean norm."""
+    return images.flatten(1).norm(dim=1).mean()
+
+
+def _differences(x: Tensor) -> tuple[Tensor, ...]:
+    return (x[..., :-1] - x[..., 1:], x[..., :-1, :] - x[..., 1:, :],
+            x[..., :-1, 1:] - x[..., 1:, :-1], x[..., :-1, :-1] - x[..., 1:, 1:])  # fmt: skip
+
+
+class BatchNormMatch:
+    """Inside the block every forward pass leaves what `take` returns; the hooks are gone afterwards.
+
+    The deviation of the means, and of the variances if wanted, each relative to the size of the layer's own statistics
+    (the spread |running_var|^(1/2), the variances |running_var|_2), mean over the layers: without a unit, so one weight
+    serves all networks. A layer that sees few values per channel, as ASPP's pooled branch (one per image), has
+    statistics of little meaning and counts in proportion.
+    """
+
+    def __init__(self, model: nn.Module, variance: bool):
+        self.layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+        self.variance, self._terms = variance, []
+
+    def __enter__(self) -> "BatchNormMatch":
+        self._hooks = [layer.register_forward_pre_hook(self._measure) for layer in self.layers]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def take(self) -> Tensor | float:
+        """The mean over the layers since the last call; 0 if there are none."""
+        terms, self._terms = self._terms, []
+        return sum(terms) / len(terms) if terms else 0.0
+
+    def _measure(self, layer: nn.Module, inputs: tuple[Tensor]) -> None:
+        x = inputs[0].float()
+        of_means, of_variances = deviation(x, layer.running_mean, layer.running_var)
+        term = of_means / (layer.running_var.sum() + layer.eps).sqrt()
+        if self.variance:
+            term = term + of_variances / (layer.running_var.norm() + layer.eps)
+        self._terms.append(min(1.0, x.numel() / x.shape[1] / FULL_SUPPORT) * term)

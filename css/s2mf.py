@@ -1,0 +1,276 @@
+"""Split2MetaFusion (arXiv 2312.07082) around any base method: slow model, fast model, dreams, gated fusion."""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from css.batchnorm import BatchNormMode
+from css.dream import Dreamer, DreamOptions, Dreams, draw_dreams
+from css.files import save_tensors
+from css.fusion import FusionOptions, MetaFusion
+from css.gates import linear
+from css.layouts import LayoutStatistics, sample_layouts
+from css.losses import cross_entropy, upsample
+from css.method import Method
+from css.model import Segmenter
+from css.nullspace import GradientStatistics, Rule, for_parameters, project_total, project_updates, projector
+from css.reestimate import reestimate_batch_norm
+from css.trainer import Trainer
+from tasks import InputError, Task
+from tasks.source import BACKGROUND
+from tasks.voc import voc_palette
+
+FILE = "s2mf.safetensors"  # in the folder of every task after the first: what `css analyse` looks at
+
+
+@dataclass(frozen=True)
+class StatisticsOptions:
+    loss: Literal["labels", "sampled", "logits"] = "labels"
+    """Loss whose gradients are collected: cross-entropy to the labels (paper), to labels drawn from the model's own
+    prediction (Fisher), or half the squared logits (as in MAS)."""
+    group: Literal["set", "class", "batch", "sample"] = "batch"
+    """Gradients are summed over this much before they are squared: "set" is the paper's formula read literally."""
+    batches: int = 100
+    """At most this many training batches of a task are looked at."""
+
+
+@dataclass(frozen=True)
+class S2mfOptions:
+    projector: Literal["none", "nsp", "tpnsp"] = "tpnsp"
+    """Null space in which the slow model is trained: of the features (NSP), or task-preferred (TPNSP, Eq. 5-7)."""
+    fusion: Literal["none", "linear", "meta"] = "meta"
+    """How slow and fast model become one: one gate per channel (Eq. 10), one coefficient for all (Eq. 14), or not at
+    all: the slow model is trained for all epochs and kept."""
+    fast_share: float = 0.25
+    """Share of the epochs that the fast model takes."""
+    batch_norm: BatchNormMode | None = None
+    """BatchNorm of the slow model, if it is to differ from --train.later-batch-norm."""
+    layouts: Literal["free", "statistics"] = "statistics"
+    """Queries of the dreams: any place, size and company, or drawn from histograms of the label maps that are kept from
+    every task (a few kB)."""
+    current_images: int = 0
+    """Training images of this task that join the new dreams in the fusion."""
+    alpha: float | None = None
+    """Share of the slow model in linear fusion; searched on the dreams if not given."""
+    rule: Rule = field(default_factory=lambda: Rule("energy", 0.05))
+    statistics: StatisticsOptions = field(default_factory=StatisticsOptions)
+    dream: DreamOptions = field(default_factory=DreamOptions)
+    fuse: FusionOptions = field(default_factory=FusionOptions)
+
+
+class Split2MetaFusion(Method):
+    """Algorithm 1 of the paper. Both models are trained with the losses of the base method, and share its epochs."""
+
+    Base: ClassVar[type[Method]]
+
+    def __init__(self, options=None):
+        super().__init__(options)
+        self.base = self.Base(self.options.base)
+        self.statistics = GradientStatistics()  # of all tasks so far
+        self.layouts = LayoutStatistics()
+        self.record: dict[str, Tensor] = {}  # of the task that is being learnt, for FILE
+
+    def check(self, config):
+        try:
+            self.base.check(config)
+        except InputError as error:
+            raise InputError(str(error).replace("--options.", "--options.base.")) from None
+        if self.options.fusion != "none" and config.epochs(1) < 2:
+            raise InputError(
+                "Split2MetaFusion divides the epochs of a task between the slow and the fast model: give at least "
+                "--train.later-epochs 2, or --options.fusion none."
+            )
+        if not 0 < self.options.fast_share < 1:
+            raise InputError(f"--options.fast-share {self.options.fast_share} must lie between 0 and 1.")
+
+    def learn(self, task, model, teacher, trainer):
+        if teacher is None:
+            return self.base.learn(task, model, teacher, trainer)
+        epochs = trainer.config.epochs(task.index)
+        fast_epochs = 0 if self.options.fusion == "none" else max(1, round(self.options.fast_share * epochs))
+        losses = self.base.objective(task, model, teacher, trainer)
+        self._learn_slow(task, model, trainer, losses, epochs - fast_epochs)
+        self.record = {}
+        if self.options.fusion == "none":
+            return
+        slow = _snapshot(model)
+        trainer.fit(model, task, losses, "fast", epochs=fast_epochs)
+        fast = _snapshot(model)
+        old, new = self._dreams(task, model, teacher, trainer)
+        fused = trainer.once("fusion", lambda: self._fuse(task, model, slow, fast, teacher, old, new, trainer))
+        model.load_state_dict(_part(fused, "state"))
+        self.record = _prefixed(slow=slow, fast=fast, old=_tensors(old), new=_tensors(new))
+        self.record |= {name: value for name, value in fused.items() if not name.startswith("state.")}
+
+    def _learn_slow(self, task: Task, model: Segmenter, trainer: Trainer, losses, epochs: int) -> None:
+        """Eq. 7: the base method's losses, every update projected; the total once more at the end."""
+        start = _snapshot(model)
+        self.statistics.check(model)
+        projectors = {} if self.options.projector == "none" else projector(self.statistics, self.options.rule)
+        trainer.fit(
+            model, task, losses, "slow", epochs=epochs, batch_norm=self.options.batch_norm,
+            on_optimizer=lambda optimizer: project_updates(optimizer, for_parameters(model, projectors)),
+        )  # fmt: skip
+        project_total(start, model, projectors)
+
+    def _dreams(self, task: Task, model: Segmenter, teacher: Segmenter, trainer: Trainer) -> tuple[Dreams, Dreams]:
+        """Of all old classes from the previous model, of the new ones from the fast model (Eq. 9)."""
+        num_old, num_seen = len(task.old_classes), len(task.seen_classes)
+        seed = 1000 * trainer.config.seed + task.index
+
+        def dream(name: str, source: nn.Module, channels: range) -> Dreams:
+            def compute() -> dict[str, Tensor]:
+                layouts = self.layouts if self.options.layouts == "statistics" else None
+                count, size = self.options.dream.count, trainer.config.train.crop
+                queries = sample_layouts(count, size, channels, seed, layouts).to(trainer.processes.device)
+                what = f"task {task.index} {name}"
+                return _tensors(Dreamer(source, self.options.dream, seed).dream(queries, what))
+
+            tensors = trainer.once(name, compute)
+            return Dreams(tensors["images"], tensors["queries"], [])
+
+        return (dream("dreams of old classes", teacher, range(1, num_old)),
+                dream("dreams of new classes", model.frozen(), range(num_old, num_seen)))  # fmt: skip
+
+    def _fuse(self, task, model, slow, fast, teacher, old: Dreams, new: Dreams, trainer) -> dict[str, Tensor]:
+        """Eq. 10: the state of the fused model, the gates, and the losses on the way."""
+        device, options = trainer.processes.device, self.options
+        new_classifier = f"classifiers.{task.index}."
+        fusion = MetaFusion(
+            model, slow, fast, teacher, len(task.old_classes), options.fuse, trainer.config.seed, [new_classifier]
+        )
+        old_images, new_images = old.images.to(device), new.images.to(device)
+        if options.current_images:
+            new_images = torch.cat([new_images, _first_images(task, model, trainer, options.current_images)])
+        if options.fusion == "linear":
+            alpha = fusion.best_linear(old_images, new_images)[0] if options.alpha is None else options.alpha
+            state, found = linear(slow, fast, alpha, (new_classifier,)), {"alpha": torch.tensor(alpha)}
+        else:
+            state, gates, history = fusion.fuse(old_images, new_images)
+            losses = {name: torch.tensor([entry[name] for entry in history]) for name in ("old", "new")}
+            found = _prefixed(gate=gates, history=losses)
+        if options.fuse.statistics != "interpolate":
+            model.load_state_dict(state)
+            images = [old_images, new_images]
+            if options.fuse.statistics == "dreams+images":
+                images.append(_first_images(task, model, trainer, len(old_images)))
+            reestimate_batch_norm(model, torch.cat(images).split(trainer.config.train.batch))
+            state = _snapshot(model)
+        return _prefixed(state=state) | found
+
+    def finish(self, task, model, trainer):
+        """The statistics of this task join those of the earlier ones; taken on the fused model."""
+        self.base.finish(task, model, trainer)
+        if self.options.projector == "none" and self.options.layouts == "free":
+            return
+        tensors = trainer.once("statistics", lambda: self._measure(task, model, trainer))
+        self.statistics.add(GradientStatistics.from_tensors(_part(tensors, "gradients")))
+        self.layouts.add(LayoutStatistics.from_tensors(_part(tensors, "layouts")))
+
+    def _measure(self, task: Task, model: Segmenter, trainer: Trainer) -> dict[str, Tensor]:
+        gradients, layouts, options = GradientStatistics(), LayoutStatistics(), self.options.statistics
+
+        def batches() -> Iterator[tuple[Tensor, Tensor]]:
+            for images, labels in itertools.islice(trainer.passes(task, model, "statistics"), options.batches):
+                layouts.update(labels, len(task.seen_classes))
+                yield images, labels
+
+        if self.options.projector == "tpnsp":
+            loss = {"labels": _label_loss, "sampled": _sampled_loss, "logits": _logit_loss}[options.loss]
+            gradients.collect(model, batches(), loss, options.group)
+        elif self.options.projector == "nsp":
+            gradients.collect_features(model, batches())
+        else:
+            for _ in batches():
+                pass
+        gradients.reduce(trainer.processes)
+        layouts.reduce(trainer.processes)
+        return _prefixed(gradients=gradients.tensors(), layouts=layouts.tensors())
+
+    def tensors(self):
+        return _prefixed(base=self.base.tensors(), gradients=self.statistics.tensors(), layouts=self.layouts.tensors())
+
+    def load_tensors(self, tensors):
+        self.base.load_tensors(_part(tensors, "base"))
+        self.statistics = GradientStatistics.from_tensors(_part(tensors, "gradients"))
+        self.layouts = LayoutStatistics.from_tensors(_part(tensors, "layouts"))
+
+    def store(self, home, task, model):
+        self.base.store(home, task, model)
+        if self.record:
+            save_tensors(home / FILE, self.record)
+            palette = voc_palette()
+            palette[: len(task.seen_classes)] = palette[task.seen_classes]  # queries hold channels
+            for name in ("old", "new"):
+                images, queries = self.record[f"{name}.images"], self.record[f"{name}.queries"]
+                draw_dreams(home / f"dreams-{name}.png", images, queries, palette, model.pixel_mean, model.pixel_std)
+
+
+@functools.cache
+def around(base: type[Method]) -> type[Split2MetaFusion]:
+    """The class of Split2MetaFusion around a base method; its options are `--options.base.NAME`."""
+    if base.joint or base.learn is not Method.learn:
+        raise InputError(
+            "Split2MetaFusion needs a base method that learns every task by its losses alone, for example plop+s2mf, "
+            "mib+s2mf or finetune+s2mf."
+        )
+    options = dataclasses.make_dataclass(
+        f"{base.__name__}S2mfOptions", [("base", base.Options, field(default_factory=base.Options))],
+        bases=(S2mfOptions,), frozen=True,
+    )  # fmt: skip
+    members = {"Base": base, "Options": options, "summary": f"Split2MetaFusion around {base.__name__}"}
+    return type(f"{base.__name__}S2mf", (Split2MetaFusion,), members)
+
+
+def _label_loss(model: Segmenter, images: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy to the labels. Where they say background but the model sees an old class, they do not know better:
+    an earlier class is background in the labels of a later task (PLOP), so the model's own prediction is taken."""
+    logits = upsample(model(images).logits, labels)
+    own = logits.argmax(1).to(labels.dtype)
+    first_new = sum(classifier.out_channels for classifier in model.classifiers[:-1])
+    forgotten = (labels == BACKGROUND) & (own < first_new)
+    return cross_entropy(logits, torch.where(forgotten, own, labels))
+
+
+def _sampled_loss(model: Segmenter, images: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy to labels drawn from the prediction (Gumbel-max), of which the squared gradient is the Fisher
+    information."""
+    logits = upsample(model(images).logits, labels)
+    noise = -torch.empty_like(logits).exponential_().log()
+    return cross_entropy(logits, (logits.detach() + noise).argmax(1))
+
+
+def _logit_loss(model: Segmenter, images: Tensor, labels: Tensor) -> Tensor:
+    """Half the squared logits, mean over pixels (MAS)."""
+    return 0.5 * model(images).logits.square().sum(1).mean()
+
+
+def _first_images(task: Task, model: Segmenter, trainer: Trainer, count: int) -> Tensor:
+    found: list[Tensor] = []
+    for images, _ in trainer.passes(task, model, "current images"):
+        found.append(images)
+        if sum(map(len, found)) >= count:
+            break
+    return torch.cat(found)[:count]
+
+
+def _snapshot(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def _tensors(dreams: Dreams) -> dict[str, Tensor]:
+    return {"images": dreams.images, "queries": dreams.queries}
+
+
+def _prefixed(**groups: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{group}.{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
+
+
+def _part(tensors: dict[str, Tensor], group: str) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{group}."): t for name, t in tensors.items() if name.startswith(f"{group}.")}

@@ -1,0 +1,228 @@
+"""Split2MetaFusion around a base method, called as a user does; its parts have tests of their own."""
+
+import json
+import pkgutil
+
+import pytest
+import torch
+from small_voc import css, plain_machine, read_results, run_arguments, write_small_voc
+
+from css import config as settings
+from css.files import load_tensors
+from css.method import Method, method_class
+from css.nullspace import GradientStatistics, projector
+from css.s2mf import FILE
+
+# One slow and one fast epoch, a handful of small dreams: enough to see every stage at work.
+QUICK = [
+    "--train.later-epochs", "2", "--options.fast-share", "0.5", "--options.dream.count", "8",
+    "--options.dream.batch", "4", "--options.dream.steps", "4", "--options.fuse.steps", "4",
+    "--options.statistics.batches", "3",
+]  # fmt: skip
+RUNS = {
+    "meta": ("plop+s2mf", []),
+    "linear": ("plop+s2mf", ["--options.fusion", "linear"]),
+    "given": ("plop+s2mf", ["--options.fusion", "linear", "--options.alpha", "0.25", "--options.layouts", "free"]),
+    "nsp": ("finetune+s2mf", ["--options.projector", "nsp", "--options.fusion", "none"]),
+    "unprojected": ("mib+s2mf", ["--options.projector", "none", "--options.current-images", "4"]),
+    "ewc": ("ewc+s2mf", ["--options.base.weight", "10"]),
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("s2mf")
+    with plain_machine(folder / "cache"):
+        yield write_small_voc(folder / "voc")
+
+
+@pytest.fixture(scope="module")
+def runs(data, tmp_path_factory):
+    """Finished two-task runs from one first task."""
+    folder = tmp_path_factory.mktemp("runs")
+
+    def finished(name):
+        if not (folder / name).exists():
+            method, options = RUNS[name]
+            task0 = [] if name == "meta" else ["--task0", finished("meta")]
+            arguments = ["--method", method, *QUICK, *options, *task0]
+            outcome = css(*run_arguments(data, folder, name, *arguments, protocol="2-1"))
+            assert outcome.code == 0, outcome.err
+        return folder / name
+
+    return finished
+
+
+def model_of(run, task):
+    tensors, _ = load_tensors(run / f"task_{task}" / "model.safetensors")
+    return {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
+
+
+def recorded(run, group):
+    tensors, _ = load_tensors(run / "task_1" / FILE)
+    return {name.removeprefix(f"{group}."): t for name, t in tensors.items() if name.startswith(f"{group}.")}
+
+
+def stages(run):
+    return [(epoch["stage"], epoch["epoch"]) for epoch in read_results(run)["tasks"][1]["history"]]
+
+
+def test_stages_share_the_epochs_of_the_task(runs):
+    assert stages(runs("meta")) == [("slow", 0), ("fast", 0)]
+    assert stages(runs("nsp")) == [("slow", 0), ("slow", 1)]  # without fusion there is no fast model
+    assert {"ce", "pod"} < read_results(runs("meta"))["tasks"][1]["history"][1].keys()
+
+
+def test_seconds_of_every_stage_are_told(runs):
+    seconds = read_results(runs("meta"))["tasks"][1]["seconds"]
+    assert {"slow", "fast", "thresholds", "dreams of old classes", "dreams of new classes", "fusion", "statistics"} < (
+        seconds.keys()
+    )
+    assert seconds["train"] == pytest.approx(seconds["slow"] + seconds["fast"])
+
+
+@pytest.mark.parametrize("name", ["meta", "unprojected", "ewc"])
+def test_fused_model_is_the_gated_mean(name, runs):
+    fused, slow, fast, gates = model_of(runs(name), 1), *(recorded(runs(name), g) for g in ("slow", "fast", "gate"))
+    assert gates and all(((gate > 0) & (gate < 1)).all() for gate in gates.values())
+    for layer, gate in gates.items():
+        a = gate.view(-1, *[1] * (fused[f"{layer}.weight"].dim() - 1))
+        expected = a * slow[f"{layer}.weight"] + (1 - a) * fast[f"{layer}.weight"]
+        torch.testing.assert_close(fused[f"{layer}.weight"], expected)
+    for entry in ("weight", "bias"):  # the classifier of the new class is the fast model's
+        assert torch.equal(fused[f"classifiers.1.{entry}"], fast[f"classifiers.1.{entry}"])
+        assert not torch.equal(slow[f"classifiers.1.{entry}"], fast[f"classifiers.1.{entry}"])
+
+
+def test_linear_fusion_has_one_coefficient(runs):
+    fused, slow, fast = model_of(runs("given"), 1), recorded(runs("given"), "slow"), recorded(runs("given"), "fast")
+    name = "decoder.conv.weight"
+    torch.testing.assert_close(fused[name], 0.25 * slow[name] + 0.75 * fast[name])
+    searched, _ = load_tensors(runs("linear") / "task_1" / FILE)
+    assert 0 <= searched["alpha"] <= 1
+
+
+def test_total_update_of_the_slow_model_is_projected(runs):
+    """(W_slow - W_old) lies in the free directions of the statistics that the first task left (Eq. 6, 7)."""
+    run = runs("meta")
+    tensors, _ = load_tensors(run / "task_0" / "model.safetensors")
+    prefix = "method.gradients."
+    kept = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    options = settings.from_dict(settings.read(run), "test").options
+    projectors = projector(GradientStatistics.from_tensors(kept), options.rule)
+    old, slow, fast = model_of(run, 0), recorded(run, "slow"), recorded(run, "fast")
+    moved = []
+    for name, project in projectors.items():
+        if f"{name.removesuffix('weight')}bias" in slow or slow[name].shape != old[name].shape:
+            continue  # classifiers have a bias, which is projected together with the weight
+        for model, inside in ((slow, True), (fast, False)):
+            update = (model[name] - old[name]).flatten(1)
+            outside = (update - project(update)).norm()
+            assert (outside <= 1e-4 * update.norm() + 1e-7) or not inside, name
+            moved.append(inside or float(outside / update.norm()))
+    assert max(moved) > 0.01  # the fast model does leave the space
+
+
+def test_statistics_grow_and_are_kept(runs):
+    for task in (0, 1):
+        tensors, _ = load_tensors(runs("meta") / f"task_{task}" / "model.safetensors")
+        assert any(name.startswith("method.gradients.") for name in tensors)
+        assert any(name.startswith("method.layouts.") for name in tensors)
+    tensors, _ = load_tensors(runs("unprojected") / "task_1" / "model.safetensors")
+    assert not any(name.startswith("method.gradients.") for name in tensors)
+
+
+def test_dreams_and_their_pictures(runs):
+    home = runs("meta") / "task_1"
+    assert (home / "dreams-old.png").stat().st_size > 1000 and (home / "dreams-new.png").stat().st_size > 1000
+    old, new = recorded(runs("meta"), "old"), recorded(runs("meta"), "new")
+    assert old["images"].shape == (8, 3, 64, 64) and old["images"].isfinite().all()
+    assert set(old["queries"].unique().tolist()) <= {0, 1, 2, 255}  # channels 1 and 2 are old, 3 is new
+    assert set(new["queries"].unique().tolist()) <= {0, 3, 255} and (new["queries"] == 3).any()
+
+
+MOMENTS = {
+    "slow": ("css.log.Log.write", 6),
+    "between slow and fast": ("css.s2mf.project_total", 1),
+    "fast": ("css.log.Log.write", 8),
+    "dreams of old classes": ("css.s2mf.Dreamer.dream", 1),
+    "dreams of new classes": ("css.s2mf.Dreamer.dream", 2),
+    "fusion": ("css.s2mf.MetaFusion.fuse", 1),
+    "statistics of the first task": ("css.s2mf._label_loss", 2),
+    "statistics of the second task": ("css.s2mf._label_loss", 5),
+    "while the folder is written": ("css.s2mf.draw_dreams", 1),
+}
+
+
+class Killed(BaseException):
+    pass
+
+
+ALWAYS = ("slow", "dreams of new classes", "fusion", "statistics of the second task")
+
+
+@pytest.mark.parametrize("moment", [m if m in ALWAYS else pytest.param(m, marks=pytest.mark.slow) for m in MOMENTS])
+def test_killed_in_any_stage(moment, runs, data, tmp_path, monkeypatch):
+    """The run goes on where it was and ends with the same tensors, bit by bit."""
+    function, calls = MOMENTS[moment]
+    again = run_arguments(data, tmp_path, "run", "--method", "plop+s2mf", *QUICK, protocol="2-1")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(function, kill_at(function, calls))
+        css(*again)
+    assert not (tmp_path / "run" / "task_1").exists()
+    assert css(*again).code == 0
+    for path in sorted(runs("meta").rglob("task_*/*.safetensors")):
+        expected, found = load_tensors(path)[0], load_tensors(tmp_path / "run" / path.relative_to(runs("meta")))[0]
+        assert expected.keys() == found.keys()
+        assert all(torch.equal(found[name], value) for name, value in expected.items()), path
+    logs = [(run / "log.jsonl").read_text() for run in (runs("meta"), tmp_path / "run")]
+    assert logs[0] == logs[1] and len(logs[0].splitlines()) == len(set(logs[0].splitlines()))
+
+
+def kill_at(function, calls):
+    original, count = pkgutil.resolve_name(function), iter(range(1, calls))
+
+    def counting(*arguments, **keywords):
+        if next(count, None) is None:
+            raise Killed
+        return original(*arguments, **keywords)
+
+    return counting
+
+
+def test_configuration_round_trip(runs):
+    saved = settings.read(runs("given"))
+    assert saved["options"]["alpha"] == 0.25 and saved["options"]["base"]["thresholds"] == "official"
+    assert settings.as_dict(settings.from_dict(saved, "test"))["options"] == saved["options"]
+    assert css("report", runs("given")).code == 0
+
+
+def test_help_shows_base_and_own_options():
+    text = css("run", "voc", "15-1", "--method", "plop+s2mf", "--help").out
+    for flag in ("--options.base.pod-factor", "--options.projector", "--options.rule.kind", "--options.dream.steps"):
+        assert flag in text
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--method", "joint+s2mf"], "plop+s2mf"),
+        (["--method", "frozen+s2mf"], "by its losses alone"),
+        (["--method", "plop+other"], "BASE+s2mf"),
+        (["--method", "nothing+s2mf"], "--method nothing is unknown"),
+        (["--method", "plop+s2mf", "--train.later-epochs", "1"], "--train.later-epochs 2"),
+        (["--method", "plop+s2mf", "--train.later-epochs", "2", "--options.fast-share", "1.5"], "--options.fast-share"),
+        (["--method", "ewc+s2mf", "--train.later-epochs", "2", "--options.base.weight", "-1"], "--options.base.weight"),
+    ],
+)
+def test_bad_input_is_one_sentence(options, words, data, tmp_path):
+    outcome = css(*run_arguments(data, tmp_path, "bad", *options, protocol="2-1"))
+    assert outcome.code == 2 and words in outcome.complaint
+    assert not (tmp_path / "bad").exists()
+
+
+def test_the_wrapped_class_is_a_method_of_its_own():
+    assert issubclass(method_class("plop+s2mf"), Method)
+    assert method_class("plop+s2mf") is method_class("plop+s2mf")
+    assert method_class("plop+s2mf") is not method_class("mib+s2mf")
+    assert json.dumps(settings.as_dict(settings.preset("voc", "plop+s2mf")))
