@@ -135,9 +135,8 @@ def compare_memory(model: Segmenter, batches: list[Batch]) -> None:
     dense = sum(groups_of(layer) * width_of(layer) ** 2 * 4 for layer in layers.values())
     exact = sum(gram.bytes for gram in grams if isinstance(gram, Gram))
     full = sum(4 * gram.width * gram.size for gram in grams if isinstance(gram, Sketch))
-    print(
-        f"statistics   {(exact + full) / MIB:7.0f} MiB   with all sketches full; dense float32: {dense / MIB:.0f} MiB"
-    )
+    print(f"dense        {dense / MIB:7.0f} MiB   float32 matrices of every layer")
+    print(f"statistics   {(exact + full) / MIB:7.0f} MiB   with all sketches full")
     print(f"             {(exact + 2 * full) / MIB:7.0f} MiB   at most, while collecting")
     decomposed = max(gram.width if isinstance(gram, Gram) else 2 * gram.size for gram in grams)
     seconds = timed(lambda: projector(gathered, HALF))

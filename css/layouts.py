@@ -99,6 +99,14 @@ class LayoutStatistics:
         return int(generator.choice(others, p=weights / weights.sum()))
 
 
+def require_room(num: int, channels: Sequence[int]) -> None:
+    """Raises InputError if `num` maps are too few for every channel to be the first object of one."""
+    if num < len(channels):
+        raise InputError(
+            f"--options.dream.count {num} leaves no room for some of {len(channels)} classes; give at least as many."
+        )
+
+
 def sample_layouts(num: int, size: int, channels: Sequence[int], seed: int,
                    statistics: LayoutStatistics | None = None) -> Tensor:  # fmt: skip
     """`num` label maps (num, size, size), uint8: background and one to three objects of these channels.
@@ -109,10 +117,7 @@ def sample_layouts(num: int, size: int, channels: Sequence[int], seed: int,
     """
     if not channels or BACKGROUND in channels:
         raise ValueError(f"objects need channels above {BACKGROUND}, not {list(channels)}")
-    if num < len(channels):
-        raise InputError(
-            f"--options.dream.count {num} leaves no room for some of {len(channels)} classes; give at least as many."
-        )
+    require_room(num, channels)
     generator = np.random.default_rng([seed, size, num])
     firsts = np.array([channels[i % len(channels)] for i in range(num)])
     generator.shuffle(firsts)

@@ -15,7 +15,7 @@ from css.dream import Dreamer, DreamOptions, Dreams, draw_dreams
 from css.files import save_tensors
 from css.fusion import FusionOptions, MetaFusion
 from css.gates import linear
-from css.layouts import LayoutStatistics, sample_layouts
+from css.layouts import LayoutStatistics, require_room, sample_layouts
 from css.losses import cross_entropy, upsample
 from css.method import Method
 from css.model import Segmenter
@@ -94,6 +94,8 @@ class Split2MetaFusion(Method):
             return self.base.learn(task, model, teacher, trainer)
         epochs = trainer.config.epochs(task.index)
         fast_epochs = 0 if self.options.fusion == "none" else max(1, round(self.options.fast_share * epochs))
+        if fast_epochs:  # before anything is trained
+            require_room(self.options.dream.count, range(1, len(task.seen_classes)))
         losses = self.base.objective(task, model, teacher, trainer)
         self._learn_slow(task, model, trainer, losses, epochs - fast_epochs)
         self.record = {}

@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from css.nullspace.gram import Gram, Sketch
 from css.nullspace.statistics import GradientStatistics
@@ -100,9 +101,10 @@ def projector(statistics: GradientStatistics, rule: Rule, soft: bool = False) ->
     The identity where the statistics are zero. Of a sketch only the directions it holds can be protected. `soft`:
     (I + M / lambda)^-1 instead, lambda = the eigenvalue at which the rule cuts.
     """
+    bar = tqdm(statistics.grams.items(), desc="projectors", unit="layer", leave=False, disable=None)
     return {
         name: _of_layer(grams, rule, statistics.counts[name], statistics.channels[name] // len(grams), soft)
-        for name, grams in statistics.grams.items()
+        for name, grams in bar
     }
 
 

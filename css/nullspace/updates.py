@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from css.nullspace.layers import layers_of
+from css.nullspace.layers import layers_of, rows_of, split_rows
 from css.nullspace.projector import Projector
 from tasks import InputError
 
@@ -54,7 +54,7 @@ class project_updates:
     def _before_step(self, *_: object) -> None:
         for layer in self._layers:
             if layer.damping:  # a soft projector shortens an update each time: only that of this step, then
-                layer.anchor(layer.weight, layer.bias)
+                layer.anchor()
 
     @torch.no_grad()
     def _after_step(self, *_: object) -> None:
@@ -65,18 +65,21 @@ class project_updates:
 
 @torch.no_grad()
 def project_total(start: Mapping[str, Tensor], model: nn.Module, projectors: Mapping[str, Projector]) -> None:
-    """W <- W_start + (W - W_start) U U^T (Eq. 6 and 7 read literally), in place.
+    """W <- W_start + (W - W_start) U U^T (Eq. 6 and 7 read literally), in place: takes off what the steps have rounded.
 
     `start`: state dict at the beginning of the stage. Soft projectors have nothing to clean up: each update is
     shortened once.
     """
-    names = {id(module.weight): name for name, module in layers_of(model).items()}
+    names = {id(layer.weight): name for name, layer in layers_of(model).items()}
     for weight, bias, project in for_parameters(model, projectors):
         if project.damping is None:
-            name = names[id(weight)]
-            layer = _Layer(weight, bias, project)
-            layer.anchor(start[name], None if bias is None else start[f"{name.removesuffix('weight')}bias"])
-            layer.project()
+            name, groups = names[id(weight)], len(project.bases)
+            old, old_bias = start[name], None if bias is None else start[f"{name.removesuffix('weight')}bias"]
+            update = rows_of(weight - old, None if bias is None else bias - old_bias, groups)
+            update, update_of_bias = split_rows(project(update), weight, bias)
+            weight.copy_(old + update)
+            if bias is not None:
+                bias.copy_(old_bias + update_of_bias)
 
 
 class _Layer:
@@ -92,13 +95,11 @@ class _Layer:
         inputs = weight[0].numel()
         self.kernels = [self._in_memory_order(basis[:inputs]) for basis in projector.bases]
         self.of_bias = [basis[inputs:] for basis in projector.bases]  # (1, r), or (0, r) without bias
-        self.anchor(weight, bias)
+        self.anchor()
 
-    @torch.no_grad()
-    def anchor(self, weight: Tensor, bias: Tensor | None) -> None:
+    def anchor(self) -> None:
         """Takes what an update is measured from: coordinates, and the rest where the free directions are stored."""
-        weight = torch.empty_like(self.weight).copy_(weight)  # in the memory order of the layer's own
-        parts = list(self._parts(weight, None if bias is None else bias.detach().to(weight)))
+        parts = list(self._parts())
         self.anchors = [self._coordinates(group, *part) for group, part in enumerate(parts)]
         self.start = [
             (rows.clone(), column.clone()) if free else None
@@ -107,7 +108,7 @@ class _Layer:
 
     def project(self) -> None:
         """Moves the layer back along the protected directions, in place."""
-        for group, (rows, column) in enumerate(self._parts(self.weight.detach(), self._bias())):
+        for group, (rows, column) in enumerate(self._parts()):
             away = self._coordinates(group, rows, column) - self.anchors[group]
             if self.damping:
                 away *= self.damping[group]
@@ -122,14 +123,11 @@ class _Layer:
     def _coordinates(self, group: int, rows: Tensor, column: Tensor) -> Tensor:
         return torch.addmm(column @ self.of_bias[group], rows, self.kernels[group])
 
-    def _bias(self) -> Tensor | None:
-        return None if self.bias is None else self.bias.detach()
-
-    def _parts(self, weight: Tensor, bias: Tensor | None) -> Iterable[tuple[Tensor, Tensor]]:
+    def _parts(self) -> Iterable[tuple[Tensor, Tensor]]:
         """Per group of the convolution views of the weight (C0 / groups, inputs) and the bias (C0 / groups, 0 or 1)."""
-        groups = len(self.kernels)
+        groups, weight = len(self.kernels), self.weight.detach()
         rows = weight.permute(0, 2, 3, 1) if self.channels_last else weight
-        column = weight.new_empty(len(weight), 0) if bias is None else bias[:, None]
+        column = weight.new_empty(len(weight), 0) if self.bias is None else self.bias.detach()[:, None]
         return zip(rows.view(groups, len(weight) // groups, -1), column.chunk(groups), strict=True)
 
     def _in_memory_order(self, kernel: Tensor) -> Tensor:
