@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from css.image_priors import BatchNormMatch, mean_norm, total_variation
 from css.layouts import ignore_boundary
-from css.nullspace.statistics import evaluating
+from css.model import evaluating, logits_of
 from css.pictures import write_png
 from tasks import InputError
 from tasks.source import VOID
@@ -136,7 +136,7 @@ class Dreamer:
                 match.take()  # the statistics of this look are none of the loss
             optimizer.param_groups[0]["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / options.steps))
             seen, wanted = _jittered(images, maps, options.jitter, generator)
-            scores = _scores(_logits(self.model(seen)), wanted)
+            scores = _scores(logits_of(self.model(seen)), wanted)
             ce, bn = balanced_cross_entropy(scores, wanted), torch.as_tensor(match.take())
             loss = ce + options.bn_weight * bn + self._smoothness(images)
             (images.grad,) = torch.autograd.grad(loss, images)
@@ -165,7 +165,7 @@ class Dreamer:
     @torch.no_grad()
     def _refreshed(self, images: Tensor, maps: Tensor) -> Tensor:
         """The query where the model is unsure, its own answer where it is sure; ignored pixels stay."""
-        probability, own = _scores(_logits(self.model(images)), maps).softmax(1).max(1)
+        probability, own = _scores(logits_of(self.model(images)), maps).softmax(1).max(1)
         return torch.where((probability >= self.options.refresh) & (maps != VOID), own.to(maps.dtype), maps)
 
 
@@ -213,10 +213,6 @@ def _scores(logits: Tensor, maps: Tensor) -> Tensor:
     """Logits at the size of the maps; those of a classifier are a map of one pixel."""
     logits = logits if logits.dim() == 4 else logits[..., None, None]
     return F.interpolate(logits.float(), maps.shape[-2:], mode="bilinear", align_corners=False)
-
-
-def _logits(output) -> Tensor:
-    return output if isinstance(output, Tensor) else output.logits
 
 
 def _shrunk(maps: Tensor, size: int) -> Tensor:

@@ -12,7 +12,7 @@ from torch.func import functional_call
 from tqdm import tqdm
 
 from css.gates import by_entry, gate_groups, interpolate, linear, with_constant_statistics
-from css.nullspace.statistics import evaluating
+from css.model import evaluating, logits_of
 from tasks import InputError
 
 State = Mapping[str, Tensor]
@@ -127,8 +127,8 @@ class MetaFusion:
     def _with_targets(self, old_images: Tensor, new_images: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
         """Images and the logits of the model that knows them, which do not change."""
         size = self.options.batch
-        old = torch.cat([_logits(self.teacher(images)) for images in old_images.split(size)])
-        new = torch.cat([_logits(functional_call(self.model, dict(self.fast), images)) for images in
+        old = torch.cat([logits_of(self.teacher(images)) for images in old_images.split(size)])
+        new = torch.cat([logits_of(functional_call(self.model, dict(self.fast), images)) for images in
                          new_images.split(size)])  # fmt: skip
         return (old_images, old), (new_images, new)
 
@@ -152,7 +152,7 @@ class MetaFusion:
         """Mean KL over everything given, a batch at a time."""
         state = with_constant_statistics(self.model, state)
         pairs = zip(*(tensor.split(self.options.batch) for tensor in part), strict=True)
-        sums = [kl(targets, _logits(functional_call(self.model, state, images))) * len(images)
+        sums = [kl(targets, logits_of(functional_call(self.model, state, images))) * len(images)
                 for images, targets in pairs]  # fmt: skip
         return torch.stack(sums).sum() / len(part[0])
 
@@ -212,8 +212,7 @@ class MetaFusion:
 
 def kl_divergence(teacher: Tensor, logits: Tensor) -> Tensor:
     """KL(teacher || model), mean over pixels or samples, of logits (N, C, ...). The teacher is a constant."""
-    log_p, log_q = teacher.detach().log_softmax(1), logits.log_softmax(1)
-    return (log_p.exp() * (log_p - log_q)).sum(1).mean()
+    return _mean_kl(teacher, logits.log_softmax(1))
 
 
 def old_kl(teacher: Tensor, logits: Tensor, num_old: int) -> Tensor:
@@ -225,6 +224,10 @@ def old_kl(teacher: Tensor, logits: Tensor, num_old: int) -> Tensor:
     log_q = logits.log_softmax(1)
     background = torch.cat([log_q[:, :1], log_q[:, num_old:]], dim=1).logsumexp(1, keepdim=True)
     log_q = torch.cat([background, log_q[:, 1:num_old]], dim=1)
+    return _mean_kl(teacher, log_q)
+
+
+def _mean_kl(teacher: Tensor, log_q: Tensor) -> Tensor:
     log_p = teacher.detach().log_softmax(1)
     return (log_p.exp() * (log_p - log_q)).sum(1).mean()
 
@@ -265,7 +268,3 @@ def _reptile_step(raw: Mapping[str, Tensor], losses: Iterator[Tensor], lr: float
         for gate, value in raw.items():
             value.copy_(start[gate] + MIX * (value - start[gate]))
     return tuple(values)
-
-
-def _logits(output) -> Tensor:
-    return output if isinstance(output, Tensor) else output.logits

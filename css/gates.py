@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from css.nullspace.statistics import evaluating
+from css.model import evaluating
 
 _RUNNING = ("running_mean", "running_var")
 _BATCH_NORM = ("weight", "bias", *_RUNNING)

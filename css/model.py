@@ -90,6 +90,26 @@ class Segmenter(nn.Module):
         return copy.deepcopy(self).eval().requires_grad_(False)
 
 
+class evaluating:
+    """Evaluation mode inside the block; every module's own mode after it."""
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+
+    def __enter__(self) -> None:
+        self.modes = [(module, module.training) for module in self.model.modules()]
+        self.model.eval()
+
+    def __exit__(self, *_: object) -> None:
+        for module, mode in self.modes:
+            module.training = mode
+
+
+def logits_of(output: Output | torch.Tensor) -> torch.Tensor:
+    """The logits of whatever a network returns: those of a Segmenter's Output, or a tensor as it is."""
+    return output if isinstance(output, torch.Tensor) else output.logits
+
+
 def _remember_last_activations(encoder: ResNetEncoder) -> list[nn.Module]:
     """The last activation of each stage of a ResNet; from now on each keeps its last input, the pre-activation sum.
 

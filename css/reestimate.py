@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from css.nullspace.statistics import evaluating
+from css.model import evaluating
 
 
 @torch.no_grad()

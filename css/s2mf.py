@@ -26,7 +26,7 @@ from tasks import InputError, Task
 from tasks.source import BACKGROUND
 from tasks.voc import voc_palette
 
-FILE = "s2mf.safetensors"  # in the folder of every task after the first: what `css analyse` looks at
+FILE = "s2mf.safetensors"  # in the folder of every task after the first: slow and fast model, gates, dreams
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """From statistics to projectors: which directions of a layer are free, and the part of an update that lies in them."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -106,11 +105,6 @@ def projector(statistics: GradientStatistics, rule: Rule, soft: bool = False) ->
         name: _of_layer(grams, rule, statistics.counts[name], statistics.channels[name] // len(grams), soft)
         for name, grams in bar
     }
-
-
-def table(projectors: Mapping[str, Projector]) -> list[tuple[str, int, int]]:
-    """Layer, width and number of free directions, for printing."""
-    return [(name, project.width, project.free) for name, project in projectors.items()]
 
 
 def _of_layer(grams: list[Gram | Sketch], rule: Rule, count: int, channels: int, soft: bool) -> Projector:

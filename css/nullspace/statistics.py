@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from css.model import evaluating
 from css.nullspace.gram import EXACT_UP_TO, SKETCH_ROWS, Gram, Sketch, make_gram
 from css.nullspace.layers import groups_of, input_rows, layers_of, rows_of, width_of
 from css.processes import Processes
@@ -209,18 +210,3 @@ def _requiring_gradients(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter in frozen:
             parameter.requires_grad_(False)
-
-
-class evaluating:
-    """Evaluation mode inside the block; every module's own mode after it."""
-
-    def __init__(self, model: nn.Module):
-        self.model = model
-
-    def __enter__(self) -> None:
-        self.modes = [(module, module.training) for module in self.model.modules()]
-        self.model.eval()
-
-    def __exit__(self, *_: object) -> None:
-        for module, mode in self.modes:
-            module.training = mode
