@@ -15,6 +15,7 @@ from tqdm import tqdm
 from css.image_priors import BatchNormMatch, mean_norm, total_variation
 from css.layouts import ignore_boundary
 from css.model import evaluating, logits_of
+from css.options import require_values
 from css.pictures import write_png
 from tasks import InputError
 from tasks.source import VOID
@@ -51,19 +52,15 @@ class DreamOptions:
     """Halfway, pixels whose prediction is at least this confident take it as their query; 0: never."""
 
     def __post_init__(self):
-        needs = {
+        require_values(self, "--options.dream", {
             "count": (self.count >= 1, "at least 1"),
             "batch": (self.batch >= 1, "at least 1"),
             "steps": (self.steps >= 1, "at least 1"),
             "lr": (self.lr > 0, "above 0"),
             "jitter": (self.jitter >= 0, "at least 0"),
-            "coarse-share": (0 <= self.coarse_share < 1, "from 0 to below 1"),
+            "coarse_share": (0 <= self.coarse_share < 1, "from 0 to below 1"),
             "refresh": (0 <= self.refresh <= 1, "from 0 to 1"),
-        }
-        for flag, (holds, wanted) in needs.items():
-            if not holds:
-                value = getattr(self, flag.replace("-", "_"))
-                raise InputError(f"--options.dream.{flag} {value} does not fit; give one {wanted}.")
+        })  # fmt: skip
 
 
 class Dreams(NamedTuple):

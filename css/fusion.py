@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from css.gates import by_entry, gate_groups, interpolate, linear, with_constant_statistics
 from css.model import evaluating, logits_of
+from css.options import require_values
 from tasks import InputError
 
 State = Mapping[str, Tensor]
@@ -42,17 +43,13 @@ class FusionOptions:
     on the dreams, or on dreams and training images of this task."""
 
     def __post_init__(self):
-        needs = {
+        require_values(self, "--options.fuse", {
             "steps": (self.steps >= 0, "at least 0"),
             "lr": (self.lr > 0, "above 0"),
             "batch": (self.batch >= 1, "at least 1"),
-            "old-weight": (self.old_weight >= 0, "at least 0"),
-            "held-out": (0 <= self.held_out < 1, "from 0 to below 1"),
-        }
-        for flag, (holds, wanted) in needs.items():
-            if not holds:
-                value = getattr(self, flag.replace("-", "_"))
-                raise InputError(f"--options.fuse.{flag} {value} does not fit; give one {wanted}.")
+            "old_weight": (self.old_weight >= 0, "at least 0"),
+            "held_out": (0 <= self.held_out < 1, "from 0 to below 1"),
+        })  # fmt: skip
 
 
 class Fusion(NamedTuple):
@@ -212,7 +209,7 @@ class MetaFusion:
 
 def kl_divergence(teacher: Tensor, logits: Tensor) -> Tensor:
     """KL(teacher || model), mean over pixels or samples, of logits (N, C, ...). The teacher is a constant."""
-    return _mean_kl(teacher, logits.log_softmax(1))
+    return _mean_kl(teacher, _log_softmax(logits))
 
 
 def old_kl(teacher: Tensor, logits: Tensor, num_old: int) -> Tensor:
@@ -221,15 +218,20 @@ def old_kl(teacher: Tensor, logits: Tensor, num_old: int) -> Tensor:
     To the teacher they were background; so probability that moves from there to a new class costs nothing (as in MiB's
     unbiased distillation). teacher (N, num_old, ...), logits (N, C >= num_old, ...).
     """
-    log_q = logits.log_softmax(1)
+    log_q = _log_softmax(logits)
     background = torch.cat([log_q[:, :1], log_q[:, num_old:]], dim=1).logsumexp(1, keepdim=True)
     log_q = torch.cat([background, log_q[:, 1:num_old]], dim=1)
     return _mean_kl(teacher, log_q)
 
 
 def _mean_kl(teacher: Tensor, log_q: Tensor) -> Tensor:
-    log_p = teacher.detach().log_softmax(1)
+    log_p = _log_softmax(teacher.detach())
     return (log_p.exp() * (log_p - log_q)).sum(1).mean()
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    """In single precision at least: autocast leaves the logits in bfloat16."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(1)
 
 
 def _open(raw: Mapping[str, Tensor]) -> dict[str, Tensor]:

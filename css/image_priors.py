@@ -1,6 +1,8 @@
 """What makes an image likely without seeing one: BatchNorm statistics and smoothness (DeepInversion, CVPR 2020)."""
 
+import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
 FULL_SUPPORT = 1024  # values per channel from which on batch statistics are trusted fully
@@ -13,8 +15,34 @@ def deviation(x: Tensor, running_mean: Tensor, running_var: Tensor) -> tuple[Ten
     Split2MetaFusion writes (l_i(X) - mu_i)^2; taken for each value by itself this would be the variance of x plus the
     squared difference of the means, and drive x to a constant.
     """
-    values = x.transpose(0, 1).flatten(1)
-    return (values.mean(1) - running_mean).norm(), (values.var(1, unbiased=False) - running_var).norm()
+    mean, variance = _Moments.apply(x)
+    return (mean - running_mean).norm(), (variance - running_var).norm()
+
+
+class _Moments(torch.autograd.Function):
+    """Mean and biased variance per channel of x (N, C, ...), in float32 or x's own float64.
+
+    PyTorch's `var` over the dimensions of a channels-last map, and what autograd keeps for it, took more than half of a
+    step of dreaming (benchmarks/dreams.py). The gradient needs x alone: (d_mean + 2 d_variance (x - mean)) / count.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> tuple[Tensor, Tensor]:
+        values = x.movedim(1, -1).flatten(0, -2)
+        values = values if values.dtype == torch.float64 else values.float()
+        mean = values.mean(0)
+        ctx.save_for_backward(x, mean)
+        return mean, (values - mean).square().mean(0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, of_mean: Tensor, of_variance: Tensor) -> Tensor:
+        x, mean = ctx.saved_tensors
+        count = x.numel() // x.shape[1]
+        slope = 2 * of_variance / count
+        offset = of_mean / count - slope * mean
+        per_channel = (1, -1, *[1] * (x.dim() - 2))
+        return torch.addcmul(offset.view(per_channel), x, slope.view(per_channel)).to(x.dtype)
 
 
 def total_variation(images: Tensor) -> Tensor:
@@ -64,7 +92,7 @@ class BatchNormMatch:
         return sum(terms) / len(terms) if terms else 0.0
 
     def _measure(self, layer: nn.Module, inputs: tuple[Tensor]) -> None:
-        x = inputs[0].float()
+        x = inputs[0]
         of_means, of_variances = deviation(x, layer.running_mean, layer.running_var)
         term = of_means / (layer.running_var.sum() + layer.eps).sqrt()
         if self.variance:

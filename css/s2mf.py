@@ -58,6 +58,8 @@ class S2mfOptions:
     """Training images of this task that join the new dreams in the fusion."""
     alpha: float | None = None
     """Share of the slow model in linear fusion; searched on the dreams if not given."""
+    soft: bool = False
+    """Shorten updates by (I + M / lambda)^-1, lambda = the eigenvalue at which the rule cuts, instead of cutting."""
     rule: Rule = field(default_factory=lambda: Rule("energy", 0.05))
     statistics: StatisticsOptions = field(default_factory=StatisticsOptions)
     dream: DreamOptions = field(default_factory=DreamOptions)
@@ -95,7 +97,8 @@ class Split2MetaFusion(Method):
         epochs = trainer.config.epochs(task.index)
         fast_epochs = 0 if self.options.fusion == "none" else max(1, round(self.options.fast_share * epochs))
         if fast_epochs:  # before anything is trained
-            require_room(self.options.dream.count, range(1, len(task.seen_classes)))
+            for channels in _dreamt(task):
+                require_room(self.options.dream.count, channels)
         losses = self.base.objective(task, model, teacher, trainer)
         self._learn_slow(task, model, trainer, losses, epochs - fast_epochs)
         self.record = {}
@@ -105,7 +108,8 @@ class Split2MetaFusion(Method):
         trainer.fit(model, task, losses, "fast", epochs=fast_epochs)
         fast = _snapshot(model)
         old, new = self._dreams(task, model, teacher, trainer)
-        fused = trainer.once("fusion", lambda: self._fuse(task, model, slow, fast, teacher, old, new, trainer))
+        with trainer.autocast():
+            fused = trainer.once("fusion", lambda: self._fuse(task, model, slow, fast, teacher, old, new, trainer))
         model.load_state_dict(_part(fused, "state"))
         self.record = _prefixed(slow=slow, fast=fast, old=_tensors(old), new=_tensors(new))
         self.record |= {name: value for name, value in fused.items() if not name.startswith("state.")}
@@ -114,7 +118,9 @@ class Split2MetaFusion(Method):
         """Eq. 7: the base method's losses, every update projected; the total once more at the end."""
         start = _snapshot(model)
         self.statistics.check(model)
-        projectors = {} if self.options.projector == "none" else projector(self.statistics, self.options.rule)
+        projectors = (
+            {} if self.options.projector == "none" else projector(self.statistics, self.options.rule, self.options.soft)
+        )
         trainer.fit(
             model, task, losses, "slow", epochs=epochs, batch_norm=self.options.batch_norm,
             on_optimizer=lambda optimizer: project_updates(optimizer, for_parameters(model, projectors)),
@@ -123,7 +129,6 @@ class Split2MetaFusion(Method):
 
     def _dreams(self, task: Task, model: Segmenter, teacher: Segmenter, trainer: Trainer) -> tuple[Dreams, Dreams]:
         """Of all old classes from the previous model, of the new ones from the fast model (Eq. 9)."""
-        num_old, num_seen = len(task.old_classes), len(task.seen_classes)
         seed = 1000 * trainer.config.seed + task.index
 
         def dream(name: str, source: nn.Module, channels: range) -> Dreams:
@@ -131,14 +136,16 @@ class Split2MetaFusion(Method):
                 layouts = self.layouts if self.options.layouts == "statistics" else None
                 count, size = self.options.dream.count, trainer.config.train.crop
                 queries = sample_layouts(count, size, channels, seed, layouts).to(trainer.processes.device)
-                what = f"task {task.index} {name}"
-                return _tensors(Dreamer(source, self.options.dream, seed).dream(queries, what))
+                with trainer.autocast():
+                    return _tensors(
+                        Dreamer(source, self.options.dream, seed).dream(queries, f"task {task.index} {name}")
+                    )
 
             tensors = trainer.once(name, compute)
             return Dreams(tensors["images"], tensors["queries"], [])
 
-        return (dream("dreams of old classes", teacher, range(1, num_old)),
-                dream("dreams of new classes", model.frozen(), range(num_old, num_seen)))  # fmt: skip
+        old, new = _dreamt(task)
+        return dream("dreams of old classes", teacher, old), dream("dreams of new classes", model.frozen(), new)
 
     def _fuse(self, task, model, slow, fast, teacher, old: Dreams, new: Dreams, trainer) -> dict[str, Tensor]:
         """Eq. 10: the state of the fused model, the gates, and the losses on the way."""
@@ -169,7 +176,7 @@ class Split2MetaFusion(Method):
     def finish(self, task, model, trainer):
         """The statistics of this task join those of the earlier ones; taken on the fused model."""
         self.base.finish(task, model, trainer)
-        if self.options.projector == "none" and self.options.layouts == "free":
+        if self.options.projector == "none" and (self.options.layouts == "free" or self.options.fusion == "none"):
             return
         tensors = trainer.once("statistics", lambda: self._measure(task, model, trainer))
         self.statistics.add(GradientStatistics.from_tensors(_part(tensors, "gradients")))
@@ -251,6 +258,11 @@ def _sampled_loss(model: Segmenter, images: Tensor, labels: Tensor) -> Tensor:
 def _logit_loss(model: Segmenter, images: Tensor, labels: Tensor) -> Tensor:
     """Half the squared logits, mean over pixels (MAS)."""
     return 0.5 * model(images).logits.square().sum(1).mean()
+
+
+def _dreamt(task: Task) -> tuple[range, range]:
+    """Channels of the old and of the new classes, without the background."""
+    return range(1, len(task.old_classes)), range(len(task.old_classes), len(task.seen_classes))
 
 
 def _first_images(task: Task, model: Segmenter, trainer: Trainer, count: int) -> Tensor:

@@ -22,10 +22,9 @@ class Frozen(Method):
         model.requires_grad_(False)
         model.classifiers[-1].requires_grad_(True)
         try:
-            super().learn(task, model, teacher, trainer)
+            trainer.fit(model, task, self.objective(task, model, teacher, trainer), batch_norm="freeze")
         finally:
             model.requires_grad_(True)
 
     def losses(self, task, forward, teacher, images, labels):
-        # The trainer has set training mode, in which BatchNorm would follow the new images.
-        return plain_losses(forward.eval(), images, labels)
+        return plain_losses(forward, images, labels)

@@ -222,9 +222,9 @@ def test_bad_input_is_one_sentence(options, words, data, tmp_path):
 
 
 def test_too_few_dreams_are_refused_before_training(runs, data, tmp_path):
-    options = ["--method", "plop+s2mf", *QUICK, "--options.dream.count", "2", "--task0", runs("meta")]
+    options = ["--method", "plop+s2mf", *QUICK, "--options.dream.count", "1", "--task0", runs("meta")]
     outcome = css(*run_arguments(data, tmp_path, "few", *options, protocol="2-1"))
-    assert outcome.code == 2 and "--options.dream.count 2 leaves no room" in outcome.complaint
+    assert outcome.code == 2 and "--options.dream.count 1 leaves no room" in outcome.complaint
     assert not (tmp_path / "few" / "task_1.work" / "slow.safetensors").exists()
 
 
