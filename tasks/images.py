@@ -64,6 +64,32 @@ class WholeImage:
         return image, np.pad(mask, ((0, bottom), (0, right)), constant_values=VOID)
 
 
+class PaddedCrop:
+    """Training view of small images with a label: 4 black pixels at every side, a random crop, horizontal flip.
+
+    As in Adam-NSCL. Images of another size than the crop are resized to it first, and masks (one pixel) stay.
+    """
+
+    def __init__(self, crop: int):
+        self._compose = A.Compose(
+            [A.Resize(crop, crop, cv2.INTER_AREA), A.Pad(4), A.RandomCrop(crop, crop), A.HorizontalFlip()]
+        )
+
+    def __call__(self, image, mask, seed):
+        self._compose.set_random_seed(seed)
+        return self._compose(image=image)["image"], mask
+
+
+class Resized:
+    """Test view of small images with a label: the whole image, resized to the crop if it has another size."""
+
+    def __init__(self, crop: int):
+        self._compose = A.Compose([A.Resize(crop, crop, cv2.INTER_AREA)])
+
+    def __call__(self, image, mask, seed=0):
+        return self._compose(image=image)["image"], mask
+
+
 class TaskImages(Dataset):
     """(image uint8 (3, H, W), label uint8 (H, W)) of the given images of a split.
 

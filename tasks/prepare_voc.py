@@ -5,12 +5,10 @@ ICCV 2011) for the other images. Every step skips what an earlier run finished; 
 that was killed never looks finished.
 """
 
-import http.client
 import io
 import os
 import tarfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -19,6 +17,7 @@ from PIL import Image
 from scipy.io import loadmat
 from tqdm import tqdm
 
+from tasks.download import disk_errors, download
 from tasks.errors import InputError
 from tasks.voc import IMAGES, LISTS, MASKS, locate, voc_palette
 
@@ -57,10 +56,10 @@ def prepare(root: Path, sources: Sources = OFFICIAL) -> None:
     if _is_complete(root):
         print(f"{root} already holds VOC 2012 with augmented masks; nothing to do.")
         return
-    with _disk_errors(root):
+    with disk_errors(root, "6 GB"):
         downloads = root / "downloads"
-        voc_archive = _download(sources.voc_url, sources.voc_md5, downloads)
-        sbd_archive = _download(sources.sbd_url, sources.sbd_md5, downloads)
+        voc_archive = download(sources.voc_url, sources.voc_md5, downloads)
+        sbd_archive = download(sources.sbd_url, sources.sbd_md5, downloads)
         for part in (IMAGES, MASKS):
             (root / part).mkdir(parents=True, exist_ok=True)
         with tarfile.open(voc_archive, "r:") as voc:
@@ -85,22 +84,6 @@ def _is_complete(root: Path) -> bool:
     except InputError:
         return False
     return True
-
-
-def _download(url: str, md5: str, folder: Path) -> Path:
-    """The verified archive in folder, downloaded unless it lies there already."""
-    from torchvision.datasets.utils import check_integrity, download_url  # slow import, needed by this command only
-
-    target = folder / url.rsplit("/", 1)[-1]
-    way_out = f"run the command again, or fetch the file by other means and save it as {target}"
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        download_url(url, str(folder), md5=md5)
-    except (OSError, RuntimeError, http.client.HTTPException, ValueError) as error:
-        if isinstance(error, RuntimeError) and not check_integrity(str(target), md5):
-            raise InputError(f"{target} from {url} is damaged, its MD5 is not {md5}: {way_out}.") from error
-        raise InputError(f"{url} cannot be downloaded to {target} ({error}): {way_out}.") from error
-    return target
 
 
 def _read_ids(tar: tarfile.TarFile, members: dict[PurePosixPath, tarfile.TarInfo], name: PurePosixPath) -> set[str]:
@@ -182,15 +165,3 @@ def _write_list(path: Path, ids: Iterable[str]) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(f"{image_id}\n" for image_id in sorted(ids)))
     os.replace(temporary, path)
-
-
-@contextmanager
-def _disk_errors(root: Path) -> Iterator[None]:
-    """Turns a full or read-only disk and an archive with unsafe entries into a sentence."""
-    try:
-        yield
-    except (OSError, tarfile.TarError) as error:
-        raise InputError(
-            f"{root} cannot be prepared ({error}): make it writable with about 6 GB free and run the command again, "
-            "which goes on where this run stopped."
-        ) from error

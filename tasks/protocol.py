@@ -30,6 +30,27 @@ def split_classes(protocol: str, num_classes: int, order: Sequence[int] | None =
     return [[BACKGROUND, *order[:first]], *later]
 
 
+def split_evenly(protocol: str, num_classes: int, order: Sequence[int] | None = None) -> list[list[int]]:
+    """Raw class ids of each task of protocol "K-split": K tasks of as many classes each, without a background.
+
+    Otherwise as `split_classes`. Raises InputError for a K that does not divide the classes.
+    """
+    order = list(range(1, num_classes + 1)) if order is None else [int(class_id) for class_id in order]
+    _check_order(order, num_classes)
+    fitting = [k for k in range(2, num_classes // 2 + 1) if num_classes % k == 0]
+    advice = f"choose one of {', '.join(f'{k}-split' for k in fitting)}" if fitting else "choose other classes"
+    match = re.fullmatch(r"([1-9][0-9]*)-split", protocol)
+    if match is None:
+        raise InputError(f"protocol {protocol!r} is not of the form K-split (K tasks of as many classes each): {advice}.")
+    if int(match[1]) not in fitting:
+        raise InputError(
+            f"protocol {protocol!r} does not divide {num_classes} classes into two or more tasks of at least two "
+            f"classes each: {advice}."
+        )
+    size = num_classes // int(match[1])
+    return [order[start : start + size] for start in range(0, num_classes, size)]
+
+
 def seen_classes(groups: list[list[int]], index: int) -> list[int]:
     """Raw ids of all classes up to and including task `index`; position = channel of the model's output."""
     return [class_id for group in groups[: index + 1] for class_id in group]

@@ -70,6 +70,11 @@ def partner(class_id: int) -> int:
     return (class_id - 1 + NUM_CLASSES // 2) % NUM_CLASSES + 1
 
 
+def class_names() -> list[str]:
+    """By class id, the background first."""
+    return ["background", *("-".join(traits(class_id)) for class_id in range(1, NUM_CLASSES + 1))]
+
+
 class Shapes:
     """A `tasks.source.Source` of synthetic scenes with 20 classes on background.
 
@@ -97,7 +102,7 @@ class Shapes:
             raise InputError(f"shapes: the seed is {seed}; choose 0 or a positive integer.")
         self.size, self.seed = size, seed
         self.counts = {"train": train_images, "test": test_images}
-        self.class_names = ["background", *("-".join(traits(c)) for c in range(1, NUM_CLASSES + 1))]
+        self.class_names = class_names()
         self._rendered: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
     def presence(self, split: str) -> np.ndarray:
@@ -155,6 +160,15 @@ def render(size: int, seed: int, split: str, index: int) -> tuple[np.ndarray, np
     for class_id, centre, radius in reversed(list(zip(classes, centres, radii, strict=True))):
         _paint_object(rng, image, mask, class_id, centre, radius, scale)
     return _photograph(rng, image), mask
+
+
+def render_single(size: int, seed: int, split: str, index: int, class_id: int) -> np.ndarray:
+    """An image of one object of this class, near the middle: RGB uint8 (size, size, 3)."""
+    rng = np.random.default_rng([seed, SPLITS.index(split), index, 2])
+    image, unused = _backdrop(rng, size), np.zeros((size, size), np.uint8)
+    centre, radius = rng.uniform(0.42, 0.58, 2) * size, rng.uniform(0.3, 0.42) * size
+    _paint_object(rng, image, unused, class_id, centre, radius, size / REFERENCE_SIZE * 1.5)
+    return _photograph(rng, image)
 
 
 def _leading_class(seed: int, split: str, index: int) -> int:

@@ -1,6 +1,6 @@
 """A stream of tasks, cut from a data set by a protocol and a setting."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,8 +54,10 @@ class Stream:
 
     @classmethod
     def cut(cls, source: Source, protocol: str, classes: Sequence[str | int] | None = None,
-            order: Sequence[str | int] | None = None, **policies: str) -> "Stream":  # fmt: skip
-        """`classes` chooses a subset (kept in id order), `order` the order of learning; names or raw ids."""
+            order: Sequence[str | int] | None = None, split: Callable[..., list[list[int]]] = split_classes,
+            **policies: str) -> "Stream":  # fmt: skip
+        """`classes` chooses a subset (kept in id order), `order` the order of learning; names or raw ids. `split` makes
+        the groups: `split_classes`, or `split_evenly` where images have labels."""
         chosen = (
             sorted(_class_ids(source, classes, "--classes")) if classes else list(range(1, len(source.class_names)))
         )
@@ -67,7 +69,7 @@ class Stream:
                     f"it names {', '.join(source.class_names[c] for c in wanted)}."
                 )
             chosen = wanted
-        return cls(source, split_classes(protocol, len(chosen), chosen), **policies)
+        return cls(source, split(protocol, len(chosen), chosen), **policies)
 
     def joint(self) -> "Stream":
         """The same classes in one single task: the upper bound."""
