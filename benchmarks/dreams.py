@@ -2,7 +2,7 @@
 
     PYTHONPATH=. python benchmarks/dreams.py
 
-DeepLabV3-ResNet-50, 32 dreams at 96 px, in the precision that `--train.precision auto` chooses on this machine. Both run
+DeepLabV3-ResNet-50, 32 dreams at 96 px, in the precision that `--train.precision auto` chooses. Both run
 alternately; the median seconds of a step and the median of the ratios are printed.
 """
 

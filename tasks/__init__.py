@@ -4,4 +4,13 @@ from tasks.errors import InputError
 from tasks.protocol import label_lut, seen_classes, select_images, split_classes, split_evenly
 from tasks.stream import Stream, Task
 
-__all__ = ["InputError", "Stream", "Task", "label_lut", "seen_classes", "select_images", "split_classes", "split_evenly"]
+__all__ = [
+    "InputError",
+    "Stream",
+    "Task",
+    "label_lut",
+    "seen_classes",
+    "select_images",
+    "split_classes",
+    "split_evenly",
+]

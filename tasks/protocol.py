@@ -41,7 +41,9 @@ def split_evenly(protocol: str, num_classes: int, order: Sequence[int] | None = 
     advice = f"choose one of {', '.join(f'{k}-split' for k in fitting)}" if fitting else "choose other classes"
     match = re.fullmatch(r"([1-9][0-9]*)-split", protocol)
     if match is None:
-        raise InputError(f"protocol {protocol!r} is not of the form K-split (K tasks of as many classes each): {advice}.")
+        raise InputError(
+            f"protocol {protocol!r} is not of the form K-split (K tasks of as many classes each): {advice}."
+        )
     if int(match[1]) not in fitting:
         raise InputError(
             f"protocol {protocol!r} does not divide {num_classes} classes into two or more tasks of at least two "

@@ -71,7 +71,9 @@ def prepare(root: Path, url: str = URL, md5: str = MD5) -> None:
     with disk_errors(root, "1 GB"):
         archive = download(url, md5, root / "downloads")
         with zipfile.ZipFile(archive) as zipped:  # its extract() keeps every path below root
-            members = sorted(zipped.namelist(), key=lambda name: PurePosixPath(name).name == "wnids.txt")  # this one last
+            members = sorted(
+                zipped.namelist(), key=lambda name: PurePosixPath(name).name == "wnids.txt"
+            )  # this one last
             for member in tqdm(members, "unpacking", unit="file"):
                 zipped.extract(member, root)
     _locate(root)
@@ -111,7 +113,9 @@ def _test_images(root: Path, numbers: dict[str, int]) -> list[tuple[str, str]]:
             raise InputError(f"line {number} of {path} names no image and class: unpack the official archive again.")
         found.append((f"val/images/{words[0]}", words[1]))
         if not (root / found[-1][0]).is_file():
-            raise InputError(f"{root / found[-1][0]} is missing, but {path} names it: unpack the official archive again.")
+            raise InputError(
+                f"{root / found[-1][0]} is missing, but {path} names it: unpack the official archive again."
+            )
     return found
 
 

@@ -3,10 +3,8 @@
 import hashlib
 import io
 import tarfile
-import threading
 from dataclasses import replace
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -26,29 +24,6 @@ UNUSED = "2009_000009"  # an image of VOC's other challenges, in no segmentation
 VOC_LABEL, SBD_LABEL = 7, 12
 
 
-class Handler(SimpleHTTPRequestHandler):
-    def do_GET(self):
-        self.server.gets.append(self.path)
-        super().do_GET()
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture
-def server(tmp_path):
-    folder = tmp_path / "served"
-    folder.mkdir()
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder))) as server:
-        server.gets, server.folder = [], folder
-        server.url = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
-
-
 @pytest.fixture
 def sources(server) -> Sources:
     write_voc_archive(server.folder / "voc.tar")
@@ -66,7 +41,6 @@ def sources(server) -> Sources:
 @pytest.fixture(autouse=True)
 def environment(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
 
 
 def md5(path: Path) -> str:
@@ -199,7 +173,7 @@ def test_damaged_archive(tmp_path, sources, server, damage):
 def test_archive_that_cannot_be_fetched(tmp_path, sources, server):
     with pytest.raises(InputError, match="absent.tar cannot be downloaded.*404"):
         prepare(tmp_path / "root", replace(sources, voc_url=f"{server.url}/absent.tar"))
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as closed:
+    with ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as closed:
         nobody = f"http://127.0.0.1:{closed.server_port}/voc.tar"
     with pytest.raises(InputError, match="voc.tar cannot be downloaded.*refused"):
         prepare(tmp_path / "root", replace(sources, voc_url=nobody))
