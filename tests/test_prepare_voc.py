@@ -4,7 +4,7 @@ import hashlib
 import io
 import tarfile
 from dataclasses import replace
-from http.server import ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
