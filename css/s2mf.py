@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -42,8 +43,9 @@ class StatisticsOptions:
 
 @dataclass(frozen=True)
 class S2mfOptions:
-    projector: Literal["none", "nsp", "tpnsp"] = "tpnsp"
-    """Null space in which the slow model is trained: of the features (NSP), or task-preferred (TPNSP, Eq. 5-7)."""
+    projector: Literal["none", "nsp", "tpnsp", "all"] = "tpnsp"
+    """Null space in which the slow model is trained: of the features (NSP), or task-preferred (TPNSP, Eq. 5-7); "all"
+    protects every direction: the slow model is the old one, and the fast model has all epochs."""
     fusion: Literal["none", "linear", "meta"] = "meta"
     """How slow and fast model become one: one gate per channel (Eq. 10), one coefficient for all (Eq. 14), or not at
     all: the slow model is trained for all epochs and kept."""
@@ -58,6 +60,9 @@ class S2mfOptions:
     """Training images of this task that join the new dreams in the fusion."""
     alpha: float | None = None
     """Share of the slow model in linear fusion; searched on the dreams if not given."""
+    prior: float = 0.0
+    """Corrects how common the new classes are. Every training image of a task shows one of them, but few of all images
+    do: their biases are lowered by this times log(images of all tasks / images of this task) when a task ends."""
     soft: bool = False
     """Shorten updates by (I + M / lambda)^-1, lambda = the eigenvalue at which the rule cuts, instead of cutting."""
     rule: Rule = field(default_factory=lambda: Rule("energy", 0.05))
@@ -76,6 +81,7 @@ class Split2MetaFusion(Method):
         self.base = self.Base(self.options.base)
         self.statistics = GradientStatistics()  # of all tasks so far
         self.layouts = LayoutStatistics()
+        self.images = 0  # of all tasks so far
         self.record: dict[str, Tensor] = {}  # of the task that is being learnt, for FILE
 
     def check(self, config):
@@ -88,14 +94,20 @@ class Split2MetaFusion(Method):
                 "Split2MetaFusion divides the epochs of a task between the slow and the fast model: give at least "
                 "--train.later-epochs 2, or --options.fusion none."
             )
+        if self.options.projector == "all" and self.options.fusion == "none":
+            raise InputError("--options.projector all lets the slow model learn nothing: it needs --options.fusion meta.")
         if not 0 < self.options.fast_share < 1:
             raise InputError(f"--options.fast-share {self.options.fast_share} must lie between 0 and 1.")
 
     def learn(self, task, model, teacher, trainer):
         if teacher is None:
             return self.base.learn(task, model, teacher, trainer)
+        self._split_and_fuse(task, model, teacher, trainer)
+        self._correct_prior(task, model)
+
+    def _split_and_fuse(self, task: Task, model: Segmenter, teacher: Segmenter, trainer: Trainer) -> None:
         epochs = trainer.config.epochs(task.index)
-        fast_epochs = 0 if self.options.fusion == "none" else max(1, round(self.options.fast_share * epochs))
+        fast_epochs = self._fast_epochs(epochs)
         if fast_epochs:  # before anything is trained
             for channels in _dreamt(task):
                 require_room(self.options.dream.count, channels)
@@ -114,13 +126,25 @@ class Split2MetaFusion(Method):
         self.record = _prefixed(slow=slow, fast=fast, old=_tensors(old), new=_tensors(new))
         self.record |= {name: value for name, value in fused.items() if not name.startswith("state.")}
 
+    def _fast_epochs(self, epochs: int) -> int:
+        if self.options.fusion == "none":
+            return 0
+        return epochs if self.options.projector == "all" else max(1, round(self.options.fast_share * epochs))
+
+    @torch.no_grad()
+    def _correct_prior(self, task: Task, model: Segmenter) -> None:
+        """Bayes' rule for a class that is rarer in all images than in those of its task (Saerens et al., 2002)."""
+        here = len(task.train_indices)
+        model.classifiers[task.index].bias -= self.options.prior * math.log((self.images + here) / here)
+
     def _learn_slow(self, task: Task, model: Segmenter, trainer: Trainer, losses, epochs: int) -> None:
         """Eq. 7: the base method's losses, every update projected; the total once more at the end."""
+        if not epochs:
+            return
         start = _snapshot(model)
         self.statistics.check(model)
-        projectors = (
-            {} if self.options.projector == "none" else projector(self.statistics, self.options.rule, self.options.soft)
-        )
+        measured = self.options.projector in ("nsp", "tpnsp")
+        projectors = projector(self.statistics, self.options.rule, self.options.soft) if measured else {}
         trainer.fit(
             model, task, losses, "slow", epochs=epochs, batch_norm=self.options.batch_norm,
             on_optimizer=lambda optimizer: project_updates(optimizer, for_parameters(model, projectors)),
@@ -176,7 +200,8 @@ class Split2MetaFusion(Method):
     def finish(self, task, model, trainer):
         """The statistics of this task join those of the earlier ones; taken on the fused model."""
         self.base.finish(task, model, trainer)
-        if self.options.projector == "none" and (self.options.layouts == "free" or self.options.fusion == "none"):
+        self.images += len(task.train_indices)
+        if self.options.projector in ("none", "all") and (self.options.layouts == "free" or self.options.fusion == "none"):
             return
         tensors = trainer.once("statistics", lambda: self._measure(task, model, trainer))
         self.statistics.add(GradientStatistics.from_tensors(_part(tensors, "gradients")))
@@ -203,12 +228,14 @@ class Split2MetaFusion(Method):
         return _prefixed(gradients=gradients.tensors(), layouts=layouts.tensors())
 
     def tensors(self):
-        return _prefixed(base=self.base.tensors(), gradients=self.statistics.tensors(), layouts=self.layouts.tensors())
+        parts = {"gradients": self.statistics.tensors(), "layouts": self.layouts.tensors()}
+        return _prefixed(base=self.base.tensors(), **parts) | {"images": torch.tensor(self.images)}
 
     def load_tensors(self, tensors):
         self.base.load_tensors(_part(tensors, "base"))
         self.statistics = GradientStatistics.from_tensors(_part(tensors, "gradients"))
         self.layouts = LayoutStatistics.from_tensors(_part(tensors, "layouts"))
+        self.images = int(tensors["images"])
 
     def store(self, home, task, model):
         self.base.store(home, task, model)

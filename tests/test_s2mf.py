@@ -1,6 +1,7 @@
 """Split2MetaFusion around a base method, called as a user does; its parts have tests of their own."""
 
 import json
+import math
 import pkgutil
 
 import pytest
@@ -26,6 +27,7 @@ RUNS = {
     "nsp": ("finetune+s2mf", ["--options.projector", "nsp", "--options.fusion", "none"]),
     "unprojected": ("mib+s2mf", ["--options.projector", "none", "--options.current-images", "4"]),
     "ewc": ("ewc+s2mf", ["--options.base.weight", "10"]),
+    "old": ("plop+s2mf", ["--options.projector", "all", "--options.prior", "0.5"]),
 }
 
 
@@ -92,6 +94,27 @@ def test_fused_model_is_the_gated_mean(name, runs):
     for entry in ("weight", "bias"):  # the classifier of the new class is the fast model's
         assert torch.equal(fused[f"classifiers.1.{entry}"], fast[f"classifiers.1.{entry}"])
         assert not torch.equal(slow[f"classifiers.1.{entry}"], fast[f"classifiers.1.{entry}"])
+
+
+def test_with_everything_protected_the_slow_model_is_the_old_one(runs):
+    run = runs("old")
+    old, slow, fast = model_of(run, 0), recorded(run, "slow"), recorded(run, "fast")
+    assert stages(run) == [("fast", 0), ("fast", 1)]  # all epochs are the fast model's
+    shared = [name for name in old if not name.startswith("classifiers")]
+    assert all(torch.equal(slow[name], old[name]) for name in shared)
+    assert not torch.equal(fast["decoder.conv.weight"], old["decoder.conv.weight"])
+
+
+def test_prior_lowers_the_bias_of_the_new_classes_alone(runs):
+    """By half of log(all images / images of the task): Bayes' rule at half strength."""
+    run = runs("old")
+    first, second = (task["train_images"] for task in read_results(run)["tasks"])
+    fused, fast = model_of(run, 1), recorded(run, "fast")
+    expected = fast["classifiers.1.bias"] - 0.5 * math.log((first + second) / second)
+    torch.testing.assert_close(fused["classifiers.1.bias"], expected)
+    assert torch.equal(fused["classifiers.1.weight"], fast["classifiers.1.weight"])
+    tensors, _ = load_tensors(run / "task_1" / "model.safetensors")
+    assert tensors["method.images"] == first + second  # for the next task
 
 
 def test_linear_fusion_has_one_coefficient(runs):
@@ -213,6 +236,7 @@ def test_help_shows_base_and_own_options():
         (["--method", "plop+s2mf", "--train.later-epochs", "1"], "--train.later-epochs 2"),
         (["--method", "plop+s2mf", "--train.later-epochs", "2", "--options.fast-share", "1.5"], "--options.fast-share"),
         (["--method", "ewc+s2mf", "--train.later-epochs", "2", "--options.base.weight", "-1"], "--options.base.weight"),
+        (["--method", "plop+s2mf", "--options.projector", "all", "--options.fusion", "none"], "--options.fusion meta"),
     ],
 )
 def test_bad_input_is_one_sentence(options, words, data, tmp_path):
