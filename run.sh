@@ -3,7 +3,7 @@
 # bash run.sh voc 15-1 [options]   VOC 2012 (in $DATA_ROOT or ./data)
 # bash run.sh table2 [options]     all methods and protocols, one table
 # bash run.sh test                 the test-suite
-# bash run.sh COMMAND ...          any other command of css: table, evaluate, predict, report, prepare, list
+# bash run.sh COMMAND ...          any other command of css: table, evaluate, analyse, predict, report, prepare, list
 #
 # Uses the active environment if it has the packages, else makes .venv beside this file. GPUS=n sets the number of
 # processes. An interrupted run goes on with the same command.

@@ -1,4 +1,4 @@
-"""The command line: css run | table | evaluate | predict | report | prepare | list."""
+"""The command line: css run | table | evaluate | analyse | predict | report | prepare | list."""
 
 import os
 import sys
@@ -22,6 +22,7 @@ USAGE = """usage: css COMMAND ...
   run DATASET PROTOCOL [options]   learn a stream, for example: css run shapes 15-1 --method plop
   table RECIPE [options]           all runs of a recipe, one table
   evaluate RUN [options]           test a saved task again
+  analyse RUN... [options]         what Split2MetaFusion did: models, dreams, gates, loss landscape
   predict RUN IMAGE... [options]   masks for your own images
   report RUN...                    the tables of finished or unfinished runs
   prepare voc [--data-root DIR]    download and build VOC 2012
@@ -115,6 +116,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": _run,
     "table": _table,
     "evaluate": _command("evaluate", commands.evaluate, several=True),
+    "analyse": _command("analyse", commands.analyse),
     "predict": _command("predict", commands.predict),
     "report": _command("report", commands.report),
     "prepare": _command("prepare", commands.prepare),

@@ -13,6 +13,8 @@ import tyro
 from tqdm import tqdm
 
 from css import config as settings
+from css.analyse import Analysis, analysis_table, require_classes, require_fused
+from css.analysis_pictures import draw_increase
 from css.data import make_stream
 from css.evaluate import evaluate as evaluate_task
 from css.evaluate import predict as predict_channels
@@ -93,6 +95,36 @@ def evaluate(run: tyro.conf.Positional[Path], /, task: int | None = None, data_r
         result = task_result(stream.task(index), confusion, len(read_results(run)["protocol_groups"][0]))
         print(f"{run}, task {index}, {config.evaluation}: mIoU in %\n")
         print(markdown(["group", "mIoU"], [[group, percent(result["groups"][group])] for group in GROUPS]))
+
+
+def analyse(runs: tyro.conf.Positional[tuple[Path, ...]], /, task: int | None = None, data_root: Path | None = None,
+            images: int = 200, recogniser: Path | None = None) -> None:  # fmt: skip
+    """What Split2MetaFusion did in a task: its models on real test images, dreams, gates, loss landscape (PNG, JSON).
+
+    Args:
+        runs: Run folders of BASE+s2mf; RUN/analysis/ is written in each, a comparison of all in that of the first.
+        task: Task to look at; default: the last finished one.
+        data_root: Folder of the data set, if it has moved.
+        images: At most so many test images.
+        recogniser: Run folder of an independent network, which is shown the dreams.
+    """
+    if not runs or images < 1:
+        raise InputError("css analyse needs a run folder, and --images must be at least 1.")
+    increases, processes = {}, Processes.join()
+    for run in runs:
+        index = _finished_task(run, task)
+        require_fused(run, index)
+        config, stream = _open_run(run, data_root)
+        old, fused = (_load_model(run, config, number, processes) for number in (index - 1, index))
+        judge = None
+        if recogniser:
+            judge = _load_model(recogniser, _config_of(recogniser), _finished_task(recogniser, None), processes)
+            require_classes(judge, fused, stream.source.class_names, recogniser)
+        found = Analysis(run, stream.task(index), old, fused, config, processes).measure(images, judge)
+        increases[f"{run.name}, task {index}"] = found["increase"]
+        print(f"{run}, task {index}, at most {images} test images\n\n{analysis_table(found)}\n")
+    draw_increase(runs[0] / "analysis" / "increase.png", increases)
+    print(f"Pictures and numbers in {', '.join(str(run / 'analysis') for run in runs)}")
 
 
 def predict(run: tyro.conf.Positional[Path], images: tyro.conf.Positional[tuple[Path, ...]], /, task: int | None = None,

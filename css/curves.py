@@ -37,7 +37,7 @@ def draw_curves(path: Path, title: str, curves: dict[str, dict[str, np.ndarray]]
     figure.axes[0].set_ylabel("mIoU in %")
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_forgetting(path: Path, title: str, methods: Sequence[str], classes: Sequence[str], lost: np.ndarray) -> None:
@@ -52,7 +52,7 @@ def draw_forgetting(path: Path, title: str, methods: Sequence[str], classes: Seq
         text, colour = ("-", "black") if np.isnan(value) else (f"{value:.0f}", "white" if abs(value) > 60 else "black")
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
     figure.colorbar(image, label="points of IoU lost")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _draw_line(axes: Axes, label: str, scores: np.ndarray, tasks: int, colour: tuple) -> None:
@@ -66,6 +66,7 @@ def _draw_line(axes: Axes, label: str, scores: np.ndarray, tasks: int, colour: t
     axes.fill_between(range(tasks), middle - deviation, middle + deviation, color=colour, alpha=0.2, linewidth=0)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """As a PNG, which appears when it is complete."""
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)

@@ -4,10 +4,11 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -95,7 +96,9 @@ class Split2MetaFusion(Method):
                 "--train.later-epochs 2, or --options.fusion none."
             )
         if self.options.projector == "all" and self.options.fusion == "none":
-            raise InputError("--options.projector all lets the slow model learn nothing: it needs --options.fusion meta.")
+            raise InputError(
+                "--options.projector all lets the slow model learn nothing: it needs --options.fusion meta."
+            )
         if not 0 < self.options.fast_share < 1:
             raise InputError(f"--options.fast-share {self.options.fast_share} must lie between 0 and 1.")
 
@@ -122,7 +125,7 @@ class Split2MetaFusion(Method):
         old, new = self._dreams(task, model, teacher, trainer)
         with trainer.autocast():
             fused = trainer.once("fusion", lambda: self._fuse(task, model, slow, fast, teacher, old, new, trainer))
-        model.load_state_dict(_part(fused, "state"))
+        model.load_state_dict(part(fused, "state"))
         self.record = _prefixed(slow=slow, fast=fast, old=_tensors(old), new=_tensors(new))
         self.record |= {name: value for name, value in fused.items() if not name.startswith("state.")}
 
@@ -201,11 +204,13 @@ class Split2MetaFusion(Method):
         """The statistics of this task join those of the earlier ones; taken on the fused model."""
         self.base.finish(task, model, trainer)
         self.images += len(task.train_indices)
-        if self.options.projector in ("none", "all") and (self.options.layouts == "free" or self.options.fusion == "none"):
+        if self.options.projector in ("none", "all") and (
+            self.options.layouts == "free" or self.options.fusion == "none"
+        ):
             return
         tensors = trainer.once("statistics", lambda: self._measure(task, model, trainer))
-        self.statistics.add(GradientStatistics.from_tensors(_part(tensors, "gradients")))
-        self.layouts.add(LayoutStatistics.from_tensors(_part(tensors, "layouts")))
+        self.statistics.add(GradientStatistics.from_tensors(part(tensors, "gradients")))
+        self.layouts.add(LayoutStatistics.from_tensors(part(tensors, "layouts")))
 
     def _measure(self, task: Task, model: Segmenter, trainer: Trainer) -> dict[str, Tensor]:
         gradients, layouts, options = GradientStatistics(), LayoutStatistics(), self.options.statistics
@@ -232,17 +237,16 @@ class Split2MetaFusion(Method):
         return _prefixed(base=self.base.tensors(), **parts) | {"images": torch.tensor(self.images)}
 
     def load_tensors(self, tensors):
-        self.base.load_tensors(_part(tensors, "base"))
-        self.statistics = GradientStatistics.from_tensors(_part(tensors, "gradients"))
-        self.layouts = LayoutStatistics.from_tensors(_part(tensors, "layouts"))
+        self.base.load_tensors(part(tensors, "base"))
+        self.statistics = GradientStatistics.from_tensors(part(tensors, "gradients"))
+        self.layouts = LayoutStatistics.from_tensors(part(tensors, "layouts"))
         self.images = int(tensors["images"])
 
     def store(self, home, task, model):
         self.base.store(home, task, model)
         if self.record:
             save_tensors(home / FILE, self.record)
-            palette = voc_palette()
-            palette[: len(task.seen_classes)] = palette[task.seen_classes]  # queries hold channels
+            palette = class_palette(task.seen_classes)
             for name in ("old", "new"):
                 images, queries = self.record[f"{name}.images"], self.record[f"{name}.queries"]
                 draw_dreams(home / f"dreams-{name}.png", images, queries, palette, model.pixel_mean, model.pixel_std)
@@ -301,6 +305,13 @@ def _first_images(task: Task, model: Segmenter, trainer: Trainer, count: int) ->
     return torch.cat(found)[:count]
 
 
+def class_palette(classes: Sequence[int]) -> np.ndarray:
+    """Colours of channels, uint8 (256, 3), from the raw ids of their classes."""
+    palette = voc_palette()
+    palette[: len(classes)] = palette[list(classes)]
+    return palette
+
+
 def _snapshot(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
@@ -313,5 +324,6 @@ def _prefixed(**groups: dict[str, Tensor]) -> dict[str, Tensor]:
     return {f"{group}.{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
 
 
-def _part(tensors: dict[str, Tensor], group: str) -> dict[str, Tensor]:
+def part(tensors: dict[str, Tensor], group: str) -> dict[str, Tensor]:
+    """The entries GROUP.NAME, by NAME."""
     return {name.removeprefix(f"{group}."): t for name, t in tensors.items() if name.startswith(f"{group}.")}

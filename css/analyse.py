@@ -1,0 +1,154 @@
+"""`css analyse` of one task: reads what Split2MetaFusion left of it, measures, draws and writes it down."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from css.analysis import Batches, Split, compare, gate_shares, landscape, make_split, recognised
+from css.analysis_pictures import draw_gates, draw_landscape, draw_path
+from css.config import RunConfig
+from css.dream import draw_dreams
+from css.evaluate import test_images
+from css.files import load_tensors, write_json
+from css.losses import upsample
+from css.model import Segmenter
+from css.processes import Processes
+from css.report import markdown, percent
+from css.run import task_folder
+from css.s2mf import FILE, class_palette, part
+from css.trainer import autocast, make_loader
+from tasks import InputError, Task
+from tasks.images import TestBatches
+from tasks.source import VOID
+
+FEW = 32  # images of the landscape, which is measured at many points
+
+
+class Analysis:
+    """Of one finished task after the first. `old` and `fused`: the models before and after it."""
+
+    def __init__(
+        self, run: Path, task: Task, old: Segmenter, fused: Segmenter, config: RunConfig, processes: Processes
+    ):
+        self.task, self.old, self.fused, self.config, self.processes = task, old, fused, config, processes
+        self.home, self.name = run / "analysis", f"task_{task.index}"
+        self.record, _ = load_tensors(task_folder(run, task.index) / FILE)
+        self.split = self._split()
+
+    def measure(self, images: int, judge: Segmenter | None) -> dict[str, Any]:
+        """Everything, written to RUN/analysis/task_K*. `images`: at most so many test images; `judge`: an independent
+        network, which looks at the dreams."""
+        with autocast(self.config, self.processes):
+            found = compare(self.split, self._batches(self._spread(images)))
+            found["landscape"] = landscape(self.split, self._batches(self._half_new(FEW)))
+            found["dreams"] = {name: self._dreams(name, judge) for name in ("old", "new")}
+        found["gates"] = gate_shares(part(self.record, "gate"), self.fused)
+        self._draw(found)
+        write_json(self.home / f"{self.name}.json", found)
+        return found
+
+    def _split(self) -> Split:
+        states = [self.old.state_dict(), part(self.record, "slow"), part(self.record, "fast"), self.fused.state_dict()]
+        device = self.processes.device
+        old, slow, fast, fused = (
+            {name: value.detach().clone().to(device) for name, value in state.items()} for state in states
+        )
+        return make_split(self.fused, old, slow, fast, fused, self.task.index)
+
+    def _batches(self, chosen: np.ndarray) -> Batches:
+        images = test_images(dataclasses.replace(self.task, test_indices=chosen), self.config)
+        batch = self.config.train.batch if self.config.evaluation == "crop" else 1
+        loader = make_loader(images, TestBatches(len(images), batch, 0, 1), self.config.train.workers, self.processes)
+        return [(self.fused.normalise(pixels), labels.to(self.processes.device)) for pixels, labels in loader]
+
+    def _spread(self, most: int) -> np.ndarray:
+        return _evenly(self.task.test_indices, most)
+
+    def _half_new(self, most: int) -> np.ndarray:
+        """Test images, half of them with a class of this task if there are so many."""
+        indices = self.task.test_indices
+        new = self.task.source.presence("test")[indices][:, self.task.new_classes].any(1)
+        with_new = _evenly(indices[new], most // 2)
+        return np.concatenate([with_new, _evenly(indices[~new], most - len(with_new))])
+
+    def _dreams(self, name: str, judge: Segmenter | None) -> dict[str, Any]:
+        images, queries = (self.record[f"{name}.{what}"] for what in ("images", "queries"))
+        num_old, num_all = self.split.num_old, len(self.fused.classes)
+        dreamt = range(1, num_old) if name == "old" else range(num_old, num_all)
+        teacher = self.split.old if name == "old" else self.split.fast
+        answers = {"teacher": self._answer(teacher), "fused": self._answer(self.split.fused)}
+        seen = answers["fused"](images)
+        palette = class_palette(self.fused.classes)
+        mean, std = self.fused.pixel_mean, self.fused.pixel_std
+        draw_dreams(self.home / f"{self.name}-dreams-{name}.png", images, queries, palette, mean, std, seen)
+        if judge is not None:
+            answers["judge"] = self._judged(judge)
+        return {who: recognised(answer, images, queries, dreamt) for who, answer in answers.items()}
+
+    def _answer(self, state) -> Callable[[Tensor], Tensor]:
+        def answer(images: Tensor) -> Tensor:
+            self.fused.load_state_dict(state)
+            return _channels(self.fused, images.to(self.processes.device))
+
+        return answer
+
+    def _judged(self, judge: Segmenter) -> Callable[[Tensor], Tensor]:
+        """Its answers as channels of this run's network; a class that this one lacks is no hit."""
+        channel = {class_id: place for place, class_id in enumerate(self.fused.classes)}
+        translated = torch.tensor([channel.get(class_id, VOID) for class_id in judge.classes])
+        return lambda images: translated[_channels(judge, images.to(self.processes.device))]
+
+    def _draw(self, found: dict[str, Any]) -> None:
+        draw_path(self.home / f"{self.name}-path.png", f"{self.name}: from the fast to the slow model", found)
+        if found["landscape"]["points"]:
+            title = f"{self.name}: the plane through three models"
+            draw_landscape(self.home / f"{self.name}-landscape.png", title, found["landscape"])
+        if found["gates"]:
+            draw_gates(self.home / f"{self.name}-gates.png", f"{self.name}: gates", found["gates"])
+
+
+def require_fused(run: Path, index: int) -> None:
+    """Raises InputError if Split2MetaFusion left no models of this task."""
+    if not (task_folder(run, index) / FILE).exists():
+        raise InputError(
+            f"{task_folder(run, index)} has no {FILE}: css analyse needs a task after the first of a run of BASE+s2mf "
+            "with --options.fusion linear or meta."
+        )
+
+
+def require_classes(judge: Segmenter, fused: Segmenter, names: list[str], run: Path) -> None:
+    """Raises InputError if the network that shall recognise dreams has not learnt all their classes."""
+    if missing := [names[class_id] for class_id in fused.classes if class_id not in judge.classes]:
+        raise InputError(f"--recogniser {run} has not learnt {', '.join(missing)}; name a finished run that has.")
+
+
+def analysis_table(found: dict[str, Any]) -> str:
+    """Losses on test images, and mIoU of the classes before the task, of its own, and of all."""
+    best = found["best_linear"]
+    rows = {**found["models"], f"best mean (slow {best['alpha']:.1f})": best}
+    return markdown(
+        ["model", "loss old", "loss new", "mIoU old", "mIoU new", "mIoU all"],
+        [[name, *(_digits(row[f"{group}_loss"]) for group in ("old", "new")),
+          *(percent(row[group]) for group in ("old", "new", "all"))] for name, row in rows.items()],
+    )  # fmt: skip
+
+
+def _digits(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _evenly(indices: np.ndarray, most: int) -> np.ndarray:
+    if len(indices) <= most:
+        return indices
+    return indices[np.linspace(0, len(indices) - 1, most).round().astype(int)]
+
+
+@torch.no_grad()
+def _channels(model: Segmenter, images: Tensor) -> Tensor:
+    parts = [upsample(model.eval()(some).logits, some).argmax(1).cpu() for some in images.split(16)]
+    return torch.cat(parts)

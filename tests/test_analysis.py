@@ -1,0 +1,205 @@
+"""`css analyse`: numbers on hand-made networks, then the command on a small run."""
+
+import json
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from small_voc import css, plain_machine, run_arguments, write_small_voc
+from test_s2mf import QUICK
+from torch import nn
+
+from css.analysis import compare, gate_shares, make_split, measure, plane_through, recognised
+
+
+class Pixelwise(nn.Module):
+    """Logits that are parameters, the same for every pixel: background, an old class, a new one."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.classes = [0, 1, 2]
+        self.norm = nn.BatchNorm2d(3, affine=False)
+        self.classifiers = nn.ModuleList([nn.Conv2d(3, 2, 1), nn.Conv2d(3, 1, 1)])
+        with torch.no_grad():
+            for classifier, bias in zip(self.classifiers, (logits[:2], logits[2:]), strict=True):
+                classifier.weight.zero_()
+                classifier.bias.copy_(torch.tensor(bias))
+
+    def forward(self, images):
+        x = self.norm(images)
+        return SimpleNamespace(logits=torch.cat([classifier(x) for classifier in self.classifiers], 1))
+
+
+def state_of(*logits):
+    return {name: value.clone() for name, value in Pixelwise(list(logits)).state_dict().items()}
+
+
+@pytest.fixture
+def split():
+    old = {name: value for name, value in state_of(2.0, 0.0, 0.0).items() if not name.startswith("classifiers.1")}
+    slow, fast, fused = state_of(1.0, 0.0, 0.0), state_of(0.0, 0.0, 3.0), state_of(1.0, 0.0, 1.0)
+    assert len(old) < len(fast)
+    return make_split(Pixelwise([0.0, 0.0, 0.0]), old, slow, fast, fused, 1)
+
+
+# Two images of 1 x 2 pixels: background, old class; new class, void.
+BATCHES = [(torch.zeros(2, 3, 1, 2), torch.tensor([[[0, 1]], [[2, 255]]], dtype=torch.uint8))]
+
+
+def cross_entropy(logits, label):
+    return math.log(sum(map(math.exp, logits))) - logits[label]
+
+
+def test_losses_are_those_of_old_and_of_new_pixels(split):
+    found = measure(split, split.fast, BATCHES)
+    logits = [0.0, 0.0, 3.0]
+    assert found["old_loss"] == pytest.approx((cross_entropy(logits, 0) + cross_entropy(logits, 1)) / 2)
+    assert found["new_loss"] == pytest.approx(cross_entropy(logits, 2))
+    # everything is answered with the new class: IoU 0, 0 and 1/3
+    assert (found["old"], found["new"]) == (0.0, pytest.approx(1 / 3, abs=1e-5))
+
+
+def test_without_a_new_pixel_there_is_no_new_loss(split):
+    images, labels = BATCHES[0]
+    found = measure(split, split.slow, [(images[:1], labels[:1])])
+    assert found["new_loss"] is None and found["new"] is None and found["old_loss"] is not None
+
+
+def test_old_model_answers_with_its_own_classes_alone(split):
+    """Its loss is that of its own soft-max over two channels; over three it would be larger."""
+    found = measure(split, split.old, BATCHES)
+    expected = (cross_entropy([2.0, 0.0], 0) + cross_entropy([2.0, 0.0], 1)) / 2
+    assert found["old_loss"] == pytest.approx(expected, abs=1e-4)
+    assert found["old_loss"] < measure(split, split.old | {"classifiers.1.bias": torch.zeros(1)}, BATCHES)["old_loss"]
+
+
+def test_path_ends_at_fast_and_slow_and_keeps_the_new_classifier(split):
+    found = compare(split, BATCHES)
+    first, last = found["path"][0], found["path"][-1]
+    assert {**first, "alpha": None} == {**found["models"]["fast"], "alpha": None}
+    # at alpha 1 the old classifier is the slow model's, the new one still the fast model's
+    assert last["old_loss"] == pytest.approx((cross_entropy([1.0, 0, 3], 0) + cross_entropy([1.0, 0, 3], 1)) / 2)
+    sums = [point["old_loss"] + point["new_loss"] for point in found["path"]]
+    assert found["best_linear"] == found["path"][sums.index(min(sums))]
+
+
+def test_increase_at_fusion_is_against_the_model_that_knows(split):
+    found = compare(split, BATCHES)
+    models, increase = found["models"], found["increase"]["fused"]
+    assert increase["old"] == pytest.approx(models["fused"]["old_loss"] - models["old"]["old_loss"])
+    assert increase["new"] == pytest.approx(models["fused"]["new_loss"] - models["fast"]["new_loss"])
+    swapped = split._replace(slow=split.fast, fast=split.slow)  # must be noticed
+    assert compare(swapped, BATCHES)["increase"]["fused"]["new"] != pytest.approx(increase["new"])
+
+
+def test_coordinates_come_back_and_batch_norm_moves_along():
+    torch.manual_seed(0)
+    models = [{"a": torch.randn(4, 3), "b.running_var": torch.rand(5) + 1, "classifiers.1.bias": torch.randn(1)}
+              for _ in range(3)]  # fmt: skip
+    origin, second, third = models
+    plane = plane_through(*models, without="classifiers.1.")
+    for model, expected in zip(models, (0.0, None, None), strict=True):
+        x, y, distance = plane.coordinates(model)
+        assert distance < 1e-5
+        back = plane.at(x, y, third)
+        for name in ("a", "b.running_var"):
+            torch.testing.assert_close(back[name], model[name])
+        assert torch.equal(back["classifiers.1.bias"], third["classifiers.1.bias"])
+        assert expected is None or (x, y) == (expected, expected)
+    x, y, _ = plane.coordinates(second)
+    length = math.sqrt(sum(((second[n] - origin[n]) ** 2).sum().item() for n in ("a", "b.running_var")))
+    assert (x, y) == (pytest.approx(length, rel=1e-5), pytest.approx(0, abs=1e-5))
+    outside = {**second, "a": second["a"] + 1}
+    assert plane.coordinates(outside)[2] > 0.1  # the distance tells what the plane has not
+
+
+def test_variances_stay_positive_beyond_the_models():
+    models = [{"b.running_var": torch.tensor(values)} for values in ([1.0, 1.0], [0.5, 1.0], [1.0, 0.5])]
+    assert (plane_through(*models, without="x").at(100.0, 100.0, {})["b.running_var"] > 0).all()
+
+
+def test_models_on_a_line_span_no_plane():
+    models = [{"a": torch.tensor([value, 0.0])} for value in (0.0, 1.0, 2.0)]
+    with pytest.raises(ValueError, match="one line"):
+        plane_through(*models, without="x")
+
+
+def test_gates_are_listed_in_the_order_of_the_network():
+    model = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
+    shares = gate_shares({"1": torch.tensor([0.0, 0.5, 1.0]), "0": torch.tensor([0.25])}, model)
+    assert [share["layer"] for share in shares] == ["0", "1"]
+    assert shares[1]["mean"] == 0.5 and shares[1]["quartiles"] == [0.25, 0.5, 0.75]
+
+
+def test_recognised_counts_queried_pixels_of_each_class():
+    queries = torch.tensor([[[0, 1, 1, 255]], [[0, 0, 0, 2]]], dtype=torch.uint8)
+    answers = torch.tensor([[[0, 1, 2, 1]], [[0, 0, 1, 2]]])
+    found = recognised(lambda images: answers, torch.zeros(2), queries, range(1, 4))
+    assert found["classes"] == {1: 0.5, 2: 1.0, 3: None}
+    assert found["all"] == pytest.approx(5 / 7) and found["chance"] == pytest.approx(4 / 7)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("analysis")
+    with plain_machine(folder / "cache"):
+        yield write_small_voc(folder / "voc")
+
+
+@pytest.fixture(scope="module")
+def runs(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    for name, options in {"meta": [], "old": ["--options.projector", "all", "--task0", folder / "meta"]}.items():
+        arguments = ["--method", "plop+s2mf", *QUICK, *options]
+        assert css(*run_arguments(data, folder, name, *arguments, protocol="2-1")).code == 0
+    return folder
+
+
+def test_command_writes_pictures_and_numbers(runs, data):
+    outcome = css("analyse", runs / "meta", runs / "old", "--images", "6", "--recogniser", runs / "old")
+    assert outcome.code == 0, outcome.err
+    for run in ("meta", "old"):
+        found = json.loads((runs / run / "analysis" / "task_1.json").read_text())
+        assert set(found["models"]) == {"old", "slow", "fast", "fused"}
+        for picture in ("path", "landscape", "gates", "dreams-old", "dreams-new"):
+            assert (runs / run / "analysis" / f"task_1-{picture}.png").stat().st_size > 500
+        for dreams, classes in (("old", {"1", "2"}), ("new", {"3"})):
+            assert set(found["dreams"][dreams]) == {"teacher", "fused", "judge"}
+            assert set(found["dreams"][dreams]["judge"]["classes"]) == classes
+        x, y, distance = found["landscape"]["points"]["old"]
+        assert (x, y, distance) == (0, 0, 0)
+    assert (runs / "meta" / "analysis" / "increase.png").exists()
+    assert not (runs / "old" / "analysis" / "increase.png").exists()
+    assert "| fused" in outcome.out and "best mean" in outcome.out
+
+
+def test_fused_model_of_the_table_is_the_stored_one(runs):
+    """The same images as `css evaluate` sees, so the same mIoU."""
+    outcome = css("analyse", runs / "meta", "--images", "1000")
+    assert outcome.code == 0, outcome.err
+    found = json.loads((runs / "meta" / "analysis" / "task_1.json").read_text())
+    stored = json.loads((runs / "meta" / "results.json").read_text())["tasks"][1]["groups"]
+    assert found["models"]["fused"]["all"] == pytest.approx(stored["all"], abs=1e-9)
+    assert found["models"]["slow"] != found["models"]["fused"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--task", "0"], "BASE+s2mf"),
+        (["--task", "5"], "--task 5 is not finished"),
+        (["--images", "0"], "--images"),
+        (["--recogniser", "short"], "has not learnt"),
+    ],
+)
+def test_bad_input_is_one_sentence(arguments, words, runs, data):
+    if "short" in arguments:  # a run that has learnt the first task only
+        short = runs / "short"
+        options = ["--method", "finetune", "--task0", runs / "meta", "--train.later-epochs", "2"]
+        css(*run_arguments(data, runs, "short", *options, protocol="2-1"))
+        results = json.loads((short / "results.json").read_text())
+        (short / "results.json").write_text(json.dumps(results | {"tasks": results["tasks"][:1], "complete": False}))
+        arguments = ["--recogniser", short]
+    outcome = css("analyse", runs / "meta", *arguments)
+    assert outcome.code == 2 and words in outcome.complaint
