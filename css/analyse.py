@@ -13,8 +13,8 @@ from css.analysis import Batches, Split, compare, gate_shares, landscape, make_s
 from css.analysis_pictures import draw_gates, draw_landscape, draw_path
 from css.config import RunConfig
 from css.dream import draw_dreams
-from css.evaluate import test_images
 from css.files import load_tensors, write_json
+from css.kinds import kind_of
 from css.losses import upsample
 from css.model import Segmenter
 from css.processes import Processes
@@ -61,7 +61,8 @@ class Analysis:
         return make_split(self.fused, old, slow, fast, fused, self.task.index)
 
     def _batches(self, chosen: np.ndarray) -> Batches:
-        images = test_images(dataclasses.replace(self.task, test_indices=chosen), self.config)
+        view = kind_of(self.config.dataset).test_view(self.config)
+        images = dataclasses.replace(self.task, test_indices=chosen).test(view)
         batch = self.config.train.batch if self.config.evaluation == "crop" else 1
         loader = make_loader(images, TestBatches(len(images), batch, 0, 1), self.config.train.workers, self.processes)
         return [(self.fused.normalise(pixels), labels.to(self.processes.device)) for pixels, labels in loader]

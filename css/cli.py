@@ -25,7 +25,7 @@ USAGE = """usage: css COMMAND ...
   analyse RUN... [options]         what Split2MetaFusion did: models, dreams, gates, loss landscape
   predict RUN IMAGE... [options]   masks for your own images
   report RUN...                    the tables of finished or unfinished runs
-  prepare voc [--data-root DIR]    download and build VOC 2012
+  prepare DATASET [options]        download and build voc, cifar100 or tiny-imagenet
   list                             data sets and methods
 
 `css COMMAND --help` lists the options of a command."""
@@ -79,7 +79,7 @@ def parse_run(arguments: list[str]) -> RunConfig:
     named = [argument for argument in arguments[:2] if not argument.startswith("-")]
     if len(named) < 2 and not WANTS_HELP & set(arguments):
         raise InputError("css run needs a data set and a protocol first, for example: css run shapes 15-1.")
-    default = preset(named[0] if named else "voc", _value_of("--method", arguments) or "plop")
+    default = preset(named[0] if named else "voc", _value_of("--method", arguments))
     return tyro.cli(
         RunConfig[type(default.options)], default=default, args=arguments, prog="css run",
         description=f"Learn a stream of tasks. Defaults are those of {default.dataset} and {default.method}.",

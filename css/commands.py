@@ -19,17 +19,18 @@ from css.data import make_stream
 from css.evaluate import evaluate as evaluate_task
 from css.evaluate import predict as predict_channels
 from css.jobs import default_jobs, run_cell, run_cells
+from css.kinds import kind_of
 from css.method import METHODS, method_class
 from css.model import Segmenter
 from css.pictures import write_png
 from css.processes import Processes
 from css.recipe import Cell, make_cells, read_recipe
 from css.record import finished_records, require_agreement, require_report
-from css.report import markdown, percent, run_table
-from css.results import GROUPS, read_results, read_task_result, task_result
+from css.report import run_table
+from css.results import read_results, read_task_result
 from css.run import load_task, task_folder
 from css.table import write_table
-from tasks import InputError, Stream
+from tasks import InputError, Stream, cifar100, tiny_imagenet
 from tasks.images import WholeImage
 from tasks.prepare_voc import prepare as prepare_voc
 from tasks.presence import open_image
@@ -92,9 +93,9 @@ def evaluate(run: tyro.conf.Positional[Path], /, task: int | None = None, data_r
     processes = Processes.join()
     confusion = evaluate_task(_load_model(run, config, index, processes), stream.task(index), config, processes)
     if processes.is_main:
-        result = task_result(stream.task(index), confusion, len(read_results(run)["protocol_groups"][0]))
-        print(f"{run}, task {index}, {config.evaluation}: mIoU in %\n")
-        print(markdown(["group", "mIoU"], [[group, percent(result["groups"][group])] for group in GROUPS]))
+        kind = kind_of(config.dataset)
+        result = kind.task_result(stream.task(index), confusion, read_results(run)["protocol_groups"])
+        print(f"{run}, task {index}, {config.evaluation}, in %\n\n{kind.score_table(result)}")
 
 
 def analyse(runs: tyro.conf.Positional[tuple[Path, ...]], /, task: int | None = None, data_root: Path | None = None,
@@ -115,6 +116,7 @@ def analyse(runs: tyro.conf.Positional[tuple[Path, ...]], /, task: int | None = 
         index = _finished_task(run, task)
         require_fused(run, index)
         config, stream = _open_run(run, data_root)
+        kind_of(config.dataset).require_masks("css analyse")
         old, fused = (_load_model(run, config, number, processes) for number in (index - 1, index))
         judge = None
         if recogniser:
@@ -142,6 +144,7 @@ def predict(run: tyro.conf.Positional[Path], images: tyro.conf.Positional[tuple[
     if len({path.stem for path in images}) < len(images):
         raise InputError("css predict: two images have the same name, and so would their masks; take one at a time.")
     config = _config_of(run)
+    kind_of(config.dataset).require_masks("css predict")
     index, processes = _finished_task(run, task), Processes.join()
     model, palette = _load_model(run, config, index, processes), voc_palette()
     for path in tqdm(images, unit="image"):
@@ -169,14 +172,18 @@ def report(runs: tyro.conf.Positional[tuple[Path, ...]], /) -> None:
     print("\n".join(run_table(read_results(run)) for run in found))
 
 
-def prepare(dataset: tyro.conf.Positional[Literal["voc"]], /, data_root: Path | None = None) -> None:
+def prepare(
+    dataset: tyro.conf.Positional[Literal["voc", "cifar100", "tiny-imagenet"]], /, data_root: Path | None = None
+) -> None:
     """Downloads, checks and builds a data set.
 
     Args:
-        dataset: voc (VOC 2012 with the augmented masks, about 3.5 GB of downloads).
+        dataset: voc (VOC 2012 with the augmented masks, about 3.5 GB of downloads), cifar100 (160 MB) or tiny-imagenet
+            (240 MB).
         data_root: Where to; default: $DATA_ROOT, else ./data.
     """
-    prepare_voc(settings.data_root(data_root))
+    prepared = {"voc": prepare_voc, "cifar100": cifar100.prepare, "tiny-imagenet": tiny_imagenet.prepare}
+    prepared[dataset](settings.data_root(data_root))
 
 
 def list_all() -> None:
@@ -222,7 +229,8 @@ def _finished_task(run: Path, task: int | None) -> int:
 
 
 def _load_model(run: Path, config: settings.RunConfig, index: int, processes: Processes) -> Segmenter:
-    model = Segmenter(config.model.encoder).to(processes.device, memory_format=torch.channels_last)
+    model = kind_of(config.dataset).build(config, read_results(run)["protocol_groups"], pretrained=False)
+    model = model.to(processes.device, memory_format=torch.channels_last)
     for earlier in range(index + 1):
         model.grow(read_task_result(task_folder(run, earlier))["new_classes"])
     load_task(task_folder(run, index), model)

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from css.batchnorm import BatchNormMode
 from css.files import write_text
+from css.kinds import kind_of
 from css.method import Method, NoOptions, method_class
 from tasks import InputError
 
@@ -50,8 +51,14 @@ class TrainConfig:
     """Nesterov momentum."""
     weight_decay: float = 1e-4
     """Weight decay on every parameter."""
-    optimizer: Literal["sgd", "apex"] = "sgd"
-    """torch's fused SGD, or NVIDIA apex' FusedSGD."""
+    optimizer: Literal["sgd", "adam", "apex"] = "sgd"
+    """torch's fused SGD, torch's Adam, or NVIDIA apex' FusedSGD."""
+    halve_at: tuple[float, ...] | None = None
+    """Halve the learning rates at these shares of the epochs (0.5: halfway), instead of poly 0.9."""
+    classifier_lr: float | None = None
+    """Learning rate of the classifiers, in every task, if different; they have no weight decay then."""
+    batch_norm_lr: float | None = None
+    """Learning rate of BatchNorm's weights and biases, in every task, if different."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Autocast type; auto is bf16 where the hardware multiplies it (GPU, CPU with AMX), else fp32."""
     bn_group: int | None = None
@@ -68,9 +75,9 @@ class TrainConfig:
 @dataclass(frozen=True)
 class RunConfig(Generic[OptionsT]):
     dataset: tyro.conf.Positional[str]
-    """voc or shapes."""
+    """voc or shapes; with one label per image: cifar100, tiny-imagenet or shapes-cls."""
     protocol: tyro.conf.Positional[str]
-    """"A-B": A classes first, then B at a time, for example 15-1."""
+    """"A-B": A classes first, then B at a time, for example 15-1; for image labels "K-split": K equal tasks."""
     method: str = "plop"
     """Name of a method (see css list), or package.module:Class."""
     setting: Literal["overlap", "disjoint", "sequential"] = "overlap"
@@ -114,6 +121,13 @@ class RunConfig(Generic[OptionsT]):
         return "train" if task == 0 else self.train.later_batch_norm
 
 
+# As Adam-NSCL and Connector train on 10-split CIFAR-100.
+_PREACT = ModelConfig(encoder="preact18", encoder_weights="none")
+_NSCL = TrainConfig(
+    epochs=80, batch=32, crop=32, optimizer="adam", lr=1e-4, later_lr=5e-5, classifier_lr=1e-3, batch_norm_lr=5e-4,
+    weight_decay=5e-5, halve_at=(0.375, 0.75),
+)  # fmt: skip
+
 # What differs from the published VOC settings above. "shapes" is sized for two CPU cores.
 PRESETS: dict[str, dict[str, Any]] = {
     "voc": {"train": TrainConfig(bn_group=12)},  # 2 GPUs x 12 images, BatchNorm not synchronised
@@ -121,14 +135,25 @@ PRESETS: dict[str, dict[str, Any]] = {
         "model": ModelConfig(encoder="resnet18", encoder_weights="none"),
         "train": TrainConfig(epochs=10, later_epochs=8, batch=16, crop=96, lr=0.05, later_lr=0.005, workers=1),
     },
-}
+    "cifar100": {"method": "finetune", "model": _PREACT, "train": _NSCL},
+    "tiny-imagenet": {
+        "method": "finetune", "model": _PREACT, "train": dataclasses.replace(_NSCL, crop=64, batch=16, lr=5e-5),
+    },
+    "shapes-cls": {
+        "method": "finetune", "model": ModelConfig(encoder="preact18-8", encoder_weights="none"),
+        "train": dataclasses.replace(_NSCL, epochs=10, lr=2e-3, later_lr=1e-3, classifier_lr=5e-3, batch_norm_lr=2e-3,
+                                     workers=1),
+    },
+}  # fmt: skip
 
 
-def preset(dataset: str, method: str = "plop") -> RunConfig:
+def preset(dataset: str, method: str | None = None) -> RunConfig:
     """The default configuration of a data set, with the options of a method. The protocol is left empty."""
     if dataset not in PRESETS:
         raise InputError(f"Data set {dataset!r} is unknown; choose from {', '.join(PRESETS)}.")
-    return RunConfig(dataset, "", method, options=method_class(method).Options(), **PRESETS[dataset])
+    values = {"method": "plop", **PRESETS[dataset]}
+    values["method"] = method or values["method"]
+    return RunConfig(dataset, "", **values, options=method_class(values["method"]).Options())
 
 
 def check(config: RunConfig, world: int) -> None:
@@ -147,6 +172,11 @@ def check(config: RunConfig, world: int) -> None:
     for name in ("lr", "later_lr", "momentum", "weight_decay"):
         if not getattr(train, name) >= 0:
             raise InputError(f"--train.{name.replace('_', '-')} must be 0 or more.")
+    for name in ("classifier_lr", "batch_norm_lr"):
+        if getattr(train, name) is not None and not getattr(train, name) >= 0:
+            raise InputError(f"--train.{name.replace('_', '-')} must be 0 or more, or None.")
+    if not all(0 < point < 1 for point in train.halve_at or ()):
+        raise InputError("--train.halve-at must hold shares of the epochs between 0 and 1, for example 0.5.")
     if train.crop < 32 or train.crop % 16:
         raise InputError(f"--train.crop {train.crop} must be a multiple of 16 and at least 32 for this network.")
     if train.batch % (world * train.accumulate):
@@ -171,6 +201,7 @@ def check(config: RunConfig, world: int) -> None:
     if train.sync_bn and not torch.cuda.is_available():
         raise InputError("--train.sync-bn needs GPUs; on a CPU give --train.bn-group or nothing.")
     method: Method = method_class(config.method)(config.options)
+    kind_of(config.dataset).check(config, method)
     method.check(config)
     if method.joint and config.task0:
         raise InputError("--task0 cannot be used with joint training, which has a single task of all classes.")

@@ -40,6 +40,19 @@ def draw_curves(path: Path, title: str, curves: dict[str, dict[str, np.ndarray]]
     save_figure(figure, path)
 
 
+def draw_accuracies(path: Path, title: str, curves: dict[str, np.ndarray]) -> None:
+    """One line per method: fractions (seeds, tasks). Fewer tasks than the others: a dashed horizontal line."""
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    tasks = max(scores.shape[1] for scores in curves.values())
+    for number, (label, scores) in enumerate(curves.items()):
+        _draw_line(axes, label, scores, tasks, colormaps["tab10" if len(curves) <= 10 else "tab20"](number))
+    axes.set(title=title, xlabel="after task", ylabel="accuracy in %", xticks=range(tasks))
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right center")
+    save_figure(figure, path)
+
+
 def draw_forgetting(path: Path, title: str, methods: Sequence[str], classes: Sequence[str], lost: np.ndarray) -> None:
     """A heat map. lost (methods, classes): fractions, positive where IoU was lost, NaN where there is no number."""
     figure = Figure(figsize=(2.5 + 0.62 * len(classes), 1.8 + 0.42 * len(methods)), layout="constrained")

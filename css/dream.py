@@ -193,9 +193,11 @@ def draw_dreams(path: Path, images: Tensor, queries: Tensor, palette: np.ndarray
     images (N, 3, H, W) normalised with mean and std (3, 1, 1); queries and predictions (N, H, W), colours of the
     palette (256, 3).
     """
+    size = images.shape[-2:]
     pixels = (images[:most].cpu() * std.cpu() + mean.cpu()).clamp(0, 1) * 255
     rows = [pixels.round().byte().permute(0, 2, 3, 1).numpy()]
-    rows += [palette[maps[:most].cpu().numpy()] for maps in (queries, predictions) if maps is not None]
+    maps = [_as_maps(maps[:most]).expand(-1, *size) for maps in (queries, predictions) if maps is not None]
+    rows += [palette[some.cpu().numpy()] for some in maps]
     write_png(path, np.concatenate([np.concatenate(list(row), 1) for row in rows]))
 
 

@@ -4,35 +4,36 @@ import torch
 from tqdm import tqdm
 
 from css.config import RunConfig
+from css.kinds import kind_of
 from css.losses import upsample
 from css.metrics import ConfusionMatrix
 from css.model import Segmenter
 from css.processes import Processes
 from css.trainer import autocast, make_loader
 from tasks import Task
-from tasks.images import CentreCrop, TaskImages, TestBatches, WholeImage
-
-
-def test_images(task: Task, config: RunConfig) -> TaskImages:
-    """Centre crops (Resize + CenterCrop, as published) or whole images padded to a multiple of 16."""
-    return task.test(CentreCrop(config.train.crop) if config.evaluation == "crop" else WholeImage())
+from tasks.images import TestBatches
 
 
 def predict(model: Segmenter, images: torch.Tensor, config: RunConfig, processes: Processes) -> torch.Tensor:
     """Channel of largest logit, uint8 (B, H, W), for uint8 images (B, 3, H, W) with sides that 16 divides."""
-    with torch.no_grad(), autocast(config, processes):
-        logits = model.eval()(model.normalise(images)).logits
-    return upsample(logits, images).argmax(1).to(torch.uint8)
+    return upsample(_logits(model, images, config, processes), images).argmax(1).to(torch.uint8)
 
 
 def evaluate(model: Segmenter, task: Task, config: RunConfig, processes: Processes) -> ConfusionMatrix:
     """Every test image of the task counted exactly once, whatever the number of processes."""
-    images = test_images(task, config)
+    kind = kind_of(config.dataset)
+    images = task.test(kind.test_view(config))
     batch = config.train.batch if config.evaluation == "crop" else 1  # whole images differ in size
     batches = TestBatches(len(images), batch, processes.rank, processes.world)
     loader = make_loader(images, batches, config.train.workers, processes)
     confusion = ConfusionMatrix(len(task.seen_classes))
     for pixels, labels in tqdm(loader, desc=f"task {task.index} test", unit="batch", disable=not processes.is_main):
-        confusion.update(predict(model, pixels, config, processes).cpu(), labels)
+        logits = _logits(model, pixels, config, processes)
+        confusion.update(kind.answers(model, logits, labels.to(logits.device)).cpu(), labels)
     confusion.matrix = processes.sum(confusion.matrix)
     return confusion
+
+
+def _logits(model: Segmenter, images: torch.Tensor, config: RunConfig, processes: Processes) -> torch.Tensor:
+    with torch.no_grad(), autocast(config, processes):
+        return model.eval()(model.normalise(images)).logits

@@ -63,14 +63,16 @@ class MetaFusion:
 
     `model`: a network of the right architecture, whose own parameters are neither used nor changed. `teacher`: the
     model before the task, with `num_old` output channels. `keep_fast`: prefixes of entries that are taken from the
-    fast model, such as the new classifier.
+    fast model, such as the new classifier. `old_kl(teacher, logits, num_old)`: KL on old images, by default with the
+    new classes as background.
     """
 
     def __init__(self, model: nn.Module, slow: State, fast: State, teacher: nn.Module, num_old: int,
-                 options: FusionOptions = FusionOptions(), seed: int = 0,
-                 keep_fast: Sequence[str] = ()):  # fmt: skip
+                 options: FusionOptions = FusionOptions(), seed: int = 0, keep_fast: Sequence[str] = (),
+                 old_kl: Callable[[Tensor, Tensor, int], Tensor] | None = None):  # fmt: skip
         self.model, self.slow, self.fast, self.teacher = model, slow, fast, teacher
         self.num_old, self.options, self.seed, self.keep_fast = num_old, options, seed, tuple(keep_fast)
+        self.old_kl = old_kl or background_kl
 
     def fuse(self, old_images: Tensor, new_images: Tensor) -> Fusion:
         """Learns the gates on normalised images (N, C, H, W) of old and of new classes.
@@ -140,7 +142,7 @@ class MetaFusion:
         return self._old_loss(state, old), self._new_loss(state, new)
 
     def _old_loss(self, state: State, old: tuple[Tensor, Tensor]) -> Tensor:
-        return self._mean(state, old, lambda targets, logits: old_kl(targets, logits, self.num_old))
+        return self._mean(state, old, lambda targets, logits: self.old_kl(targets, logits, self.num_old))
 
     def _new_loss(self, state: State, new: tuple[Tensor, Tensor]) -> Tensor:
         return self._mean(state, new, kl_divergence)
@@ -212,7 +214,7 @@ def kl_divergence(teacher: Tensor, logits: Tensor) -> Tensor:
     return _mean_kl(teacher, _log_softmax(logits))
 
 
-def old_kl(teacher: Tensor, logits: Tensor, num_old: int) -> Tensor:
+def background_kl(teacher: Tensor, logits: Tensor, num_old: int) -> Tensor:
     """KL(teacher || model) over the old channels, the model's new classes counted as background (channel 0).
 
     To the teacher they were background; so probability that moves from there to a new class costs nothing (as in MiB's

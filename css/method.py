@@ -45,6 +45,7 @@ class Method:
 
     Options: ClassVar[type] = NoOptions  # a frozen dataclass; its fields become --options.NAME
     joint: ClassVar[bool] = False  # learn all classes in one single task
+    segmentation_only: ClassVar[bool] = False  # needs a background class, or logits that are no log-probabilities
     summary: ClassVar[str] = ""  # one line for `css list`
 
     def __init__(self, options: Any = None):

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from css import config as settings
 from css.config import RunConfig
+from css.kinds import kind_of
 from css.method import method_class
 from tasks import InputError
 
@@ -35,9 +37,9 @@ class Row:
 
 @dataclass(config=_STRICT)
 class Published:
-    """Numbers of a paper: old, new and all in %, by row and protocol."""
+    """Numbers of a paper in %, by row and protocol: old, new and all, or ACC and BWT of image labels."""
 
-    rows: dict[str, dict[str, tuple[float, float, float]]]
+    rows: dict[str, dict[str, tuple[float, ...]]]
     note: str = ""
 
 
@@ -89,12 +91,22 @@ def read_recipe(path: Path) -> Recipe:
             raise InputError(f"{path}: {key} is empty; name at least one.")
     if unused := recipe.options.keys() - {row.method for row in recipe.methods}:
         raise InputError(f"{path}: options are given for {min(unused)!r}, which is not among its methods.")
+    names = kind_of(recipe.dataset).columns.published
+    for source, label, numbers in _published(recipe):
+        if len(numbers) != len(names):
+            raise InputError(f"{path}: published.{source}.rows.{label} must hold {', '.join(names)} for each protocol.")
     for row in recipe.methods:
         if unknown := set(row.protocols) - set(recipe.protocols):
             raise InputError(f"{path}: row {row.label!r} names {min(unknown)!r}, which is not among its protocols.")
         if "/" in row.name:
             raise InputError(f"{path}: row {row.name!r} has a / in its name, which becomes the name of a folder.")
     return recipe
+
+
+def _published(recipe: Recipe) -> Iterator[tuple[str, str, tuple[float, ...]]]:
+    for source, published in recipe.published.items():
+        for label, of_protocol in published.rows.items():
+            yield from ((source, label, numbers) for numbers in of_protocol.values())
 
 
 def make_cells(

@@ -11,9 +11,11 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from css import config as settings
+from css.kinds import kind_of
 from css.metrics import average_over_tasks, group_means
 from css.recipe import Cell
-from css.results import GROUPS, read_results
+from css.report import run_table
+from css.results import read_results
 from tasks import InputError
 
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -21,13 +23,11 @@ Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _SUMS = ("train", "since_start_or_restart")  # beside the seconds of single stages
 
 
-@dataclass(config={"strict": True})
-class TaskRecord:
-    """One task: ids of its new classes, IoU of every class seen so far (null without ground truth), in this order."""
+@dataclass(config={"strict": True}, kw_only=True)
+class Scored:
+    """One task: ids of its new classes, and what every kind of task has."""
 
     new_classes: list[int]
-    iou: list[Fraction | None]
-    groups: dict[str, Fraction | None] = field(default_factory=dict)
     train_images: int = 0
     test_images: int = 0
     index: int = 0
@@ -39,23 +39,51 @@ class TaskRecord:
         stages = [value for name, value in self.seconds.items() if name not in _SUMS]
         return sum(stages) if stages else self.seconds.get("train", 0.0)
 
+    @property
+    def per_class(self) -> list[float | None]:
+        """A score of every class seen so far, in the order of learning."""
+        raise NotImplementedError
 
-@dataclass(config={"strict": True})
+
+@dataclass(config={"strict": True}, kw_only=True)
+class TaskRecord(Scored):
+    """IoU of every class seen so far (null without ground truth), in the order of learning."""
+
+    iou: list[Fraction | None]
+    groups: dict[str, Fraction | None] = field(default_factory=dict)
+
+    @property
+    def per_class(self) -> list[float | None]:
+        return self.iou
+
+
+@dataclass(config={"strict": True}, kw_only=True)
 class Record:
     """What tables need of results.json."""
 
     complete: bool
     config: dict[str, Any]
-    tasks: Annotated[list[TaskRecord], Field(min_length=1)]
+    tasks: Annotated[list[Scored], Field(min_length=1)]
     class_names: list[str]
     class_order: list[int]
     protocol_groups: Annotated[list[list[int]], Field(min_length=1)]
     data_fingerprint: str
-    avg: float | None = None
 
     @property
     def joint(self) -> bool:
         return len(self.tasks) < len(self.protocol_groups)
+
+    def later_seconds(self) -> float:
+        """Training of the tasks after the first, which several runs may share; of the only task of a joint run."""
+        return sum(task.training_seconds for task in (self.tasks if self.joint else self.tasks[1:]))
+
+
+@dataclass(config={"strict": True}, kw_only=True)
+class IouRecord(Record):
+    """Of a segmentation run."""
+
+    tasks: Annotated[list[TaskRecord], Field(min_length=1)]
+    avg: float | None = None
 
     def means(self, task: int = -1) -> dict[str, float | None]:
         """Mean IoU of every group after a task (default: the last), from the IoU of its classes."""
@@ -80,24 +108,22 @@ class Record:
                 lost[class_id] = learnt - final[class_id] if known else None
         return lost
 
-    def later_seconds(self) -> float:
-        """Training of the tasks after the first, which several runs may share; of the only task of a joint run."""
-        return sum(task.training_seconds for task in (self.tasks if self.joint else self.tasks[1:]))
-
 
 def read_record(folder: Path) -> Record:
     """results.json of a run folder. Raises InputError if it is not there, not ours, or contradicts itself."""
-    path = folder / "results.json"
+    path, values = folder / "results.json", read_results(folder)
+    config = values["config"]
+    kind = kind_of(config.get("dataset") if isinstance(config, dict) else None)
     try:
-        record = TypeAdapter(Record).validate_json(json.dumps(read_results(folder)))
+        record = TypeAdapter(kind.record).validate_json(json.dumps(values))
     except ValidationError as error:
         first = error.errors()[0]
         raise _damaged(path, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     seen: list[int] = []
     for index, task in enumerate(record.tasks):
         seen += task.new_classes
-        if not task.new_classes or len(task.iou) != len(seen):
-            raise _damaged(path, f"task {index} has {len(task.iou)} IoUs for {len(seen)} classes")
+        if not task.new_classes or len(task.per_class) != len(seen):
+            raise _damaged(path, f"task {index} has scores of {len(task.per_class)} classes instead of {len(seen)}")
     if seen != record.class_order[: len(seen)] or record.class_order != sum(record.protocol_groups, []):
         raise _damaged(path, "tasks, class_order and protocol_groups name different classes")
     if not all(0 <= class_id < len(record.class_names) for class_id in record.class_order):
@@ -112,9 +138,10 @@ def require_report(folder: Path) -> None:
     record, path = read_record(folder), folder / "results.json"
     if missing := {"dataset", "protocol", "setting", "method", "seed"} - record.config.keys():
         raise _damaged(path, f"config lacks {min(missing)}")
-    for index, task in enumerate(record.tasks):
-        if missing := set(GROUPS) - task.groups.keys():
-            raise _damaged(path, f"task {index} lacks the group {min(missing)}")
+    try:
+        run_table(read_results(folder))
+    except (KeyError, TypeError) as error:
+        raise _damaged(path, f"it lacks {error}") from None
 
 
 def _damaged(path: Path, reason: str) -> InputError:

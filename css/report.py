@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Sequence
 
+from css.kinds import kind_of
 from css.results import GROUPS
 
 TITLES = {"old": "old", "old_no_bg": "old w/o bg", "new": "new", "all": "all", "all_no_bg": "all w/o bg",
@@ -64,6 +65,16 @@ def _latex_line(cells: Sequence[str]) -> str:
 
 
 def run_table(results: dict) -> str:
+    """The table of a run, as suits its labels."""
+    return kind_of(results["config"].get("dataset")).run_table(results)
+
+
+def mean_table(result: dict) -> str:
+    """Mean IoU of every group of classes after one task."""
+    return markdown(["group", "mIoU"], [[group, percent(result["groups"][group])] for group in GROUPS])
+
+
+def iou_table(results: dict) -> str:
     """One row per task: image counts, mIoU per group; then the mean over tasks and the classes after the last task."""
     config, names = results["config"], results["class_names"]
     rows = []

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from css.files import read_json, write_json
-from css.metrics import ConfusionMatrix, average_over_tasks
+from css.metrics import ConfusionMatrix
 from tasks import InputError
 
 GROUPS = ("old", "old_no_bg", "new", "all", "all_no_bg", "harmonic")
@@ -46,13 +46,9 @@ def task_result(task, confusion: ConfusionMatrix, num_first: int) -> dict:
     }
 
 
-def write_results(folder: Path, facts: dict, tasks: list[dict], complete: bool) -> dict:
-    results = {
-        "complete": complete,
-        "avg": average_over_tasks([task["groups"]["all"] for task in tasks]),
-        "tasks": tasks,
-        **facts,
-    }
+def write_results(folder: Path, facts: dict, summary: dict, tasks: list[dict], complete: bool) -> dict:
+    """`summary`: scores of all tasks together."""
+    results = {"complete": complete, **summary, "tasks": tasks, **facts}
     write_json(folder / "results.json", results)
     return results
 
@@ -64,7 +60,7 @@ def read_results(folder: Path) -> dict:
 
 def read_task_result(home: Path) -> dict:
     """result.json of the folder of one finished task. Raises InputError if it is not there or not ours."""
-    return _read(home / "result.json", {"new_classes", "groups", "log_bytes"})
+    return _read(home / "result.json", {"new_classes", "log_bytes"})
 
 
 def _read(path: Path, keys: set[str]) -> dict:

@@ -14,15 +14,15 @@ from css.config import RunConfig
 from css.data import make_stream
 from css.evaluate import evaluate
 from css.files import atomic, load_tensors, save_tensors, write_json, write_text
+from css.kinds import Kind, kind_of
 from css.log import Log
 from css.memory import peak_mb, reset_peak
 from css.method import Method, method_class
 from css.model import Segmenter
 from css.optimizer import require_optimizer
-from css.pictures import chosen_images, draw_strip, save_predictions
 from css.processes import Processes
-from css.report import percent, run_table
-from css.results import read_results, read_task_result, run_facts, task_result, write_results
+from css.report import run_table
+from css.results import read_results, read_task_result, run_facts, write_results
 from css.trainer import Trainer, restore_model
 from tasks import InputError, Stream, Task
 
@@ -34,13 +34,13 @@ def run(config: RunConfig, processes: Processes) -> dict[str, Any]:
     """
     config = settings.resolve(config)
     stream = checked_stream(config, processes.world)
-    folder = config.folder
+    folder, kind = config.folder, kind_of(config.dataset)
     method = method_class(config.method)(config.options)
     learnt = stream.joint() if method.joint else stream
     processes.first(lambda: _require_same_run(config, stream))
     if _is_complete(folder):
         return _show(folder, processes)
-    model = build_model(config, processes)  # refuses unfit weights, so before anything is written
+    model = build_model(config, stream, processes)  # refuses unfit weights, so before anything is written
     processes.first(lambda: _open_folder(config, stream))
     log = Log(folder / "log.jsonl" if processes.is_main else None)
     facts = run_facts(settings.as_dict(config), stream.groups, stream.source.class_names, stream.source.fingerprint())
@@ -58,8 +58,9 @@ def run(config: RunConfig, processes: Processes) -> dict[str, Any]:
         results.append(read_task_result(home))
         if processes.is_main:
             shutil.rmtree(_work_folder(home), ignore_errors=True)
-            write_results(folder, facts, results, complete=task.index == len(learnt) - 1)
-            print(_brief(results[-1]), flush=True)
+            summary = kind.summary(results, stream.groups)
+            write_results(folder, facts, summary, results, complete=task.index == len(learnt) - 1)
+            print(_brief(results[-1], kind), flush=True)
     processes.wait()
     return _show(folder, processes)
 
@@ -88,10 +89,10 @@ def checked_stream(config: RunConfig, world: int) -> Stream:
     return stream
 
 
-def build_model(config: RunConfig, processes: Processes) -> Segmenter:
+def build_model(config: RunConfig, stream: Stream, processes: Processes) -> Segmenter:
     """The network before its first task, the same in every process."""
     torch.manual_seed(config.seed)
-    model = Segmenter(config.model.encoder, config.model.encoder_weights)
+    model = kind_of(config.dataset).build(config, stream.groups)
     return model.to(processes.device, memory_format=torch.channels_last)
 
 
@@ -125,7 +126,7 @@ def _complete(
     else:
         method.learn(task, model, teacher, trainer)
     method.finish(task, model, trainer)
-    result = task_result(task, evaluate(model, task, config, processes), len(stream.groups[0])) | {
+    result = trainer.kind.task_result(task, evaluate(model, task, config, processes), stream.groups) | {
         "history": trainer.history,
         "seconds": {
             **_seconds_by_stage(trainer),
@@ -141,15 +142,13 @@ def _complete(
 def _store(stream: Stream, task: Task, model: Segmenter, method: Method, trainer: Trainer, result: dict) -> None:
     """Writes the folder of a finished task, which appears only when everything in it is complete."""
     config, processes = trainer.config, trainer.processes
-    pictured = chosen_images(stream)
     with atomic(task_folder(config.folder, task.index)) as home:
         home.mkdir()
         tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
         tensors |= {f"method.{name}": value for name, value in method.tensors().items()}
         save_tensors(home / "model.safetensors", tensors, {"identity": _identity(task)})
-        save_predictions(home / "predictions.safetensors", model, task, pictured, config, processes)
-        folders = [*(task_folder(config.folder, earlier) for earlier in range(task.index)), home]
-        draw_strip(home / "pictures.png", task, pictured, config, [f / "predictions.safetensors" for f in folders])
+        earlier = [task_folder(config.folder, index) for index in range(task.index)]
+        trainer.kind.draw(home, earlier, stream, task, model, config, processes)
         method.store(home, task, model)
         write_json(home / "result.json", result)
 
@@ -204,8 +203,7 @@ def _open_folder(config: RunConfig, stream: Stream) -> None:
     print(f"{stream.describe()}\n{chosen}", file=sys.stderr, flush=True)
 
 
-def _brief(result: dict) -> str:
-    means = ", ".join(f"{name} {percent(result['groups'][name])}" for name in ("old", "new", "all"))
+def _brief(result: dict, kind: Kind) -> str:
     sums = ("train", "since_start_or_restart")
     spent = ", ".join(f"{name} {value:.0f} s" for name, value in result["seconds"].items() if name not in sums)
-    return f"task {result['index']}: mIoU {means}" + (f" ({spent})" if spent else "")
+    return f"task {result['index']}: {kind.brief(result)}" + (f" ({spent})" if spent else "")

@@ -17,7 +17,7 @@ from css.dream import Dreamer, DreamOptions, Dreams, draw_dreams
 from css.files import save_tensors
 from css.fusion import FusionOptions, MetaFusion
 from css.gates import linear
-from css.layouts import LayoutStatistics, require_room, sample_layouts
+from css.layouts import LayoutStatistics, require_room
 from css.losses import cross_entropy, upsample
 from css.method import Method
 from css.model import Segmenter
@@ -112,7 +112,7 @@ class Split2MetaFusion(Method):
         epochs = trainer.config.epochs(task.index)
         fast_epochs = self._fast_epochs(epochs)
         if fast_epochs:  # before anything is trained
-            for channels in _dreamt(task):
+            for channels in _dreamt(task, trainer):
                 require_room(self.options.dream.count, channels)
         losses = self.base.objective(task, model, teacher, trainer)
         self._learn_slow(task, model, trainer, losses, epochs - fast_epochs)
@@ -162,16 +162,15 @@ class Split2MetaFusion(Method):
             def compute() -> dict[str, Tensor]:
                 layouts = self.layouts if self.options.layouts == "statistics" else None
                 count, size = self.options.dream.count, trainer.config.train.crop
-                queries = sample_layouts(count, size, channels, seed, layouts).to(trainer.processes.device)
+                queries = trainer.kind.queries(count, size, channels, seed, layouts).to(trainer.processes.device)
                 with trainer.autocast():
-                    return _tensors(
-                        Dreamer(source, self.options.dream, seed).dream(queries, f"task {task.index} {name}")
-                    )
+                    dreamer = Dreamer(source, self.options.dream, seed)
+                    return _tensors(dreamer.dream(queries, f"task {task.index} {name}", size))
 
             tensors = trainer.once(name, compute)
             return Dreams(tensors["images"], tensors["queries"], [])
 
-        old, new = _dreamt(task)
+        old, new = _dreamt(task, trainer)
         return dream("dreams of old classes", teacher, old), dream("dreams of new classes", model.frozen(), new)
 
     def _fuse(self, task, model, slow, fast, teacher, old: Dreams, new: Dreams, trainer) -> dict[str, Tensor]:
@@ -179,8 +178,9 @@ class Split2MetaFusion(Method):
         device, options = trainer.processes.device, self.options
         new_classifier = f"classifiers.{task.index}."
         fusion = MetaFusion(
-            model, slow, fast, teacher, len(task.old_classes), options.fuse, trainer.config.seed, [new_classifier]
-        )
+            model, slow, fast, teacher, len(task.old_classes), options.fuse, trainer.config.seed, [new_classifier],
+            trainer.kind.old_kl,
+        )  # fmt: skip
         old_images, new_images = old.images.to(device), new.images.to(device)
         if options.current_images:
             new_images = torch.cat([new_images, _first_images(task, model, trainer, options.current_images)])
@@ -291,9 +291,9 @@ def _logit_loss(model: Segmenter, images: Tensor, labels: Tensor) -> Tensor:
     return 0.5 * model(images).logits.square().sum(1).mean()
 
 
-def _dreamt(task: Task) -> tuple[range, range]:
+def _dreamt(task: Task, trainer: Trainer) -> tuple[range, range]:
     """Channels of the old and of the new classes, without the background."""
-    return range(1, len(task.old_classes)), range(len(task.old_classes), len(task.seen_classes))
+    return range(trainer.kind.first_object, len(task.old_classes)), range(len(task.old_classes), len(task.seen_classes))
 
 
 def _first_images(task: Task, model: Segmenter, trainer: Trainer, count: int) -> Tensor:

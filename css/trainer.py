@@ -16,12 +16,13 @@ from tqdm import tqdm
 from css.batchnorm import BatchNormMode, group_batch_norm, hold
 from css.config import RunConfig
 from css.files import load_tensors, save_tensors
+from css.kinds import kind_of
 from css.log import Log
 from css.model import Segmenter
 from css.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
 from css.processes import Processes
 from tasks import InputError, Task
-from tasks.images import RandomCrop, TaskImages, TrainBatches
+from tasks.images import TaskImages, TrainBatches
 
 Losses = Callable[[nn.Module, torch.Tensor, torch.Tensor], dict[str, torch.Tensor]]
 OnOptimizer = Callable[[torch.optim.Optimizer], None]
@@ -37,6 +38,7 @@ class Trainer:
 
     def __init__(self, config: RunConfig, processes: Processes, folder: Path, log: Log):
         self.config, self.processes, self.folder, self.log = config, processes, folder, log
+        self.kind = kind_of(config.dataset)
         self.history: list[dict] = []  # mean losses and seconds of every epoch of the task
         self.seconds: dict[str, float] = {}  # of everything else that `once` computed
 
@@ -72,8 +74,8 @@ class Trainer:
                     self._seed(task.index, stage, epoch)
                     began, sums = time.perf_counter(), {}
                     for iteration, (images, labels) in enumerate(loader, start=epoch * per_epoch):
-                        rate = lr * (1 - iteration / (epochs * per_epoch)) ** 0.9
-                        _set_rate(optimizer, rate)
+                        rate = lr * (share := self._decay(iteration / (epochs * per_epoch)))
+                        _set_rates(optimizer, share)
                         values = self._step(forward, losses, optimizer, scaler, model.normalise(images), labels)
                         where = {"task": task.index, "stage": stage, "epoch": epoch, "iteration": iteration}
                         _require_finite(values, where)
@@ -128,6 +130,11 @@ class Trainer:
             scaler.update()
         return dict(zip(sums, values.tolist(), strict=True))
 
+    def _decay(self, done: float) -> float:
+        """Share of the learning rate that is left after this share of a stage: poly 0.9, or halved at given points."""
+        points = self.config.train.halve_at
+        return (1 - done) ** 0.9 if points is None else 0.5 ** sum(done >= point for point in points)
+
     def _seed(self, *moment: int | str) -> None:
         """Networks and losses that draw random numbers draw the same ones after a restart."""
         digest = hashlib.sha256(repr((self.config.seed, moment)).encode()).digest()
@@ -135,7 +142,7 @@ class Trainer:
 
     def _loader(self, task: Task, purpose: str) -> tuple[DataLoader, TrainBatches]:
         train = self.config.train
-        images = task.train(RandomCrop(train.crop))
+        images = task.train(self.kind.train_view(train.crop))
         seed = [self.config.seed, task.index, *purpose.encode()]
         batches = TrainBatches(len(images), train.batch, seed, self.processes.rank, self.processes.world)
         return make_loader(images, batches, train.workers, self.processes), batches
@@ -168,9 +175,9 @@ class Trainer:
         self.processes.first(lambda: save_tensors(self.folder / f"{stage}.safetensors", tensors, facts))
 
 
-def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+def _set_rates(optimizer: torch.optim.Optimizer, share: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = group["initial_lr"] * share
 
 
 def _require_finite(values: dict[str, float], where: dict) -> None:

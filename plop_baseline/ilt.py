@@ -29,6 +29,7 @@ class Ilt(Method):
     """
 
     Options = IltOptions
+    segmentation_only = True
     summary = "distillation of the logits and of the encoder's output (ICCV-W 2019)"
 
     def losses(self, task, forward, teacher, images, labels):

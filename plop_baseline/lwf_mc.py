@@ -23,6 +23,7 @@ class LwfMc(Method):
     soft ones. The first task is cross-entropy as for every method here, where the official code has the binary one."""
 
     Options = LwfMcOptions
+    segmentation_only = True
     summary = "binary cross-entropy and distillation of the old sigmoids (CVPR 2017)"
 
     def losses(self, task, forward, teacher, images, labels):

@@ -19,6 +19,7 @@ class MibOptions:
 
 class Mib(Method):
     Options = MibOptions
+    segmentation_only = True
     summary = "unbiased cross-entropy and unbiased distillation (CVPR 2020)"
 
     def losses(self, task, forward, teacher, images, labels):

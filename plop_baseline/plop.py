@@ -29,6 +29,7 @@ class PlopOptions:
 
 class Plop(Method):
     Options = PlopOptions
+    segmentation_only = True
     summary = "local POD distillation and entropy pseudo-labels (CVPR 2021)"
 
     def check(self, config):

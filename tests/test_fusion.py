@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from css.fusion import FusionOptions, MetaFusion, kl_divergence, old_kl
+from css.fusion import FusionOptions, MetaFusion, background_kl, kl_divergence
 from css.gates import by_entry, gate_groups, interpolate, linear, with_constant_statistics
 from css.model import Segmenter
 from tasks import InputError
@@ -141,7 +141,7 @@ def test_kl_of_equal_distributions_is_zero_and_never_negative():
 
 def test_the_teacher_gets_no_gradient():
     teacher, logits = torch.randn(2, 3, requires_grad=True), torch.randn(2, 4, requires_grad=True)
-    (old_kl(teacher, logits, 3) + kl_divergence(teacher, logits[:, :3])).backward()
+    (background_kl(teacher, logits, 3) + kl_divergence(teacher, logits[:, :3])).backward()
     assert teacher.grad is None and logits.grad.abs().max() > 0
 
 
@@ -150,19 +150,19 @@ def test_background_may_become_a_new_class():
     teacher = torch.randn(2, 3, 4, 4, dtype=torch.float64)
     never = torch.full((2, 2, 4, 4), -60.0, dtype=torch.float64)
     same = torch.cat([teacher, never], 1)
-    assert old_kl(teacher, same, 3).item() == pytest.approx(0, abs=1e-12)
+    assert background_kl(teacher, same, 3).item() == pytest.approx(0, abs=1e-12)
     never[:] = -torch.inf
-    assert old_kl(teacher, torch.cat([teacher, never], 1), 3).item() == pytest.approx(0, abs=1e-12)
+    assert background_kl(teacher, torch.cat([teacher, never], 1), 3).item() == pytest.approx(0, abs=1e-12)
     half = same.clone()
     half[:, 0] -= math.log(2)
     half[:, 3] = half[:, 0]
-    assert old_kl(teacher, half, 3).item() == pytest.approx(0, abs=1e-12)
+    assert background_kl(teacher, half, 3).item() == pytest.approx(0, abs=1e-12)
     assert kl_divergence(teacher, half[:, :3]).item() > 1e-3
     padded = torch.cat([teacher, torch.full_like(never, -60.0)], 1)
     assert kl_divergence(padded, half).item() > 1e-3
     other = same.clone()
     other[:, 3] = same[:, 1]  # an old class that becomes a new one is forgotten
-    assert old_kl(teacher, other, 3).item() > 1e-2
+    assert background_kl(teacher, other, 3).item() > 1e-2
 
 
 # ---------------------------------------------------------------- learning

@@ -61,8 +61,8 @@ def test_unrelated_package_of_the_same_name(monkeypatch):
 
 def test_apex_gets_the_same_settings(monkeypatch):
     class FusedSGD:
-        def __init__(self, parameters, **settings):
-            self.settings = settings | {"count": len(parameters)}
+        def __init__(self, groups, **settings):
+            self.settings = settings | {"count": sum(len(group["params"]) for group in groups)}
 
     monkeypatch.setitem(sys.modules, "apex", SimpleNamespace())
     monkeypatch.setitem(sys.modules, "apex.optimizers", SimpleNamespace(FusedSGD=FusedSGD))
