@@ -2,6 +2,8 @@
 # bash run.sh shapes 15-1          the built-in synthetic stream
 # bash run.sh voc 15-1 [options]   VOC 2012 (in $DATA_ROOT or ./data)
 # bash run.sh table2 [options]     all methods and protocols, one table
+# bash run.sh cifar100 10-split    image labels: CIFAR-100, tiny-imagenet 25-split, or the built-in shapes-cls 5-split
+# bash run.sh table1 [options]     the classification tables
 # bash run.sh test                 the test-suite
 # bash run.sh COMMAND ...          any other command of css: table, evaluate, analyse, predict, report, prepare, list
 #
@@ -45,11 +47,15 @@ if ! has_packages python; then
     cmp -s "$root/pyproject.toml" "$root/.venv/installed.toml" || make_environment
 fi
 
-[ $# -gt 0 ] || { sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -gt 0 ] || { sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 command="$1"; shift
 case "$command" in
-    shapes | voc) exec "$python" -m css run "$command" "$@" ;;
+    shapes | voc | cifar100 | tiny-imagenet | shapes-cls) exec "$python" -m css run "$command" "$@" ;;
     table2) exec "$python" -m css table "$root/recipes/table2.yaml" "$@" ;;
+    table1)
+        code=0
+        for data in cifar100 tiny; do "$python" -m css table "$root/recipes/table1-$data.yaml" "$@" || code=$?; done
+        exit "$code" ;;
     test) cd "$root" && exec "$python" -m pytest "$@" ;;
     *) exec "$python" -m css "$command" "$@" ;;
 esac

@@ -130,17 +130,17 @@ _NSCL = TrainConfig(
 
 # What differs from the published VOC settings above. "shapes" is sized for two CPU cores.
 PRESETS: dict[str, dict[str, Any]] = {
-    "voc": {"train": TrainConfig(bn_group=12)},  # 2 GPUs x 12 images, BatchNorm not synchronised
+    "voc": {"method": "plop+s2mf", "train": TrainConfig(bn_group=12)},  # 2 GPUs x 12 images, BatchNorm not synchronised
     "shapes": {
         "model": ModelConfig(encoder="resnet18", encoder_weights="none"),
         "train": TrainConfig(epochs=10, later_epochs=8, batch=16, crop=96, lr=0.05, later_lr=0.005, workers=1),
     },
-    "cifar100": {"method": "finetune", "model": _PREACT, "train": _NSCL},
+    "cifar100": {"method": "finetune+s2mf", "model": _PREACT, "train": _NSCL},
     "tiny-imagenet": {
-        "method": "finetune", "model": _PREACT, "train": dataclasses.replace(_NSCL, crop=64, batch=16, lr=5e-5),
+        "method": "finetune+s2mf", "model": _PREACT, "train": dataclasses.replace(_NSCL, crop=64, batch=16, lr=5e-5),
     },
     "shapes-cls": {
-        "method": "finetune", "model": ModelConfig(encoder="preact18-8", encoder_weights="none"),
+        "method": "finetune+s2mf", "model": ModelConfig(encoder="preact18-8", encoder_weights="none"),
         "train": dataclasses.replace(_NSCL, epochs=10, lr=2e-3, later_lr=1e-3, classifier_lr=5e-3, batch_norm_lr=2e-3,
                                      workers=1),
     },

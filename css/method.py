@@ -26,6 +26,12 @@ METHODS = {
     "lwf-mc": "plop_baseline.lwf_mc:LwfMc",
     "ewc": "plop_baseline.ewc:Ewc",
     "frozen": "plop_baseline.frozen:Frozen",
+    "mas": "plop_baseline.mas:Mas",
+    "gem": "plop_baseline.gem:Gem",
+    "a-gem": "plop_baseline.a_gem:AGem",
+    "gd-wild": "plop_baseline.gd_wild:GdWild",
+    "nsp": "plop_baseline.nsp:Nsp",
+    "connector": "plop_baseline.connector:Connector",
 }
 
 WRAPPERS = {"s2mf": "css.s2mf:around"}  # BASE+s2mf: a function from the class of a method to that of the wrapped one

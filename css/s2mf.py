@@ -28,6 +28,9 @@ from tasks import InputError, Task
 from tasks.source import BACKGROUND
 from tasks.voc import voc_palette
 
+Projection = Literal["none", "nsp", "tpnsp", "all"]
+Fusion = Literal["none", "linear", "meta"]
+
 FILE = "s2mf.safetensors"  # in the folder of every task after the first: slow and fast model, gates, dreams
 
 
@@ -44,10 +47,11 @@ class StatisticsOptions:
 
 @dataclass(frozen=True)
 class S2mfOptions:
-    projector: Literal["none", "nsp", "tpnsp", "all"] = "tpnsp"
-    """Null space in which the slow model is trained: of the features (NSP), or task-preferred (TPNSP, Eq. 5-7); "all"
-    protects every direction: the slow model is the old one, and the fast model has all epochs."""
-    fusion: Literal["none", "linear", "meta"] = "meta"
+    projector: Projection = "all"
+    """Null space in which the slow model is trained: task-preferred (tpnsp: the paper's, Eq. 5-7), of the features
+    (nsp), or none at all: "all" directions are protected, so the slow model is the old one, and the fast model has all
+    epochs (measured best, docs/results.md)."""
+    fusion: Fusion = "meta"
     """How slow and fast model become one: one gate per channel (Eq. 10), one coefficient for all (Eq. 14), or not at
     all: the slow model is trained for all epochs and kept."""
     fast_share: float = 0.25
@@ -115,13 +119,13 @@ class Split2MetaFusion(Method):
             for channels in _dreamt(task, trainer):
                 require_room(self.options.dream.count, channels)
         losses = self.base.objective(task, model, teacher, trainer)
-        self._learn_slow(task, model, trainer, losses, epochs - fast_epochs)
+        self.learn_slow(task, model, trainer, losses, epochs - fast_epochs)
         self.record = {}
         if self.options.fusion == "none":
             return
-        slow = _snapshot(model)
+        slow = snapshot(model)
         trainer.fit(model, task, losses, "fast", epochs=fast_epochs)
-        fast = _snapshot(model)
+        fast = snapshot(model)
         old, new = self._dreams(task, model, teacher, trainer)
         with trainer.autocast():
             fused = trainer.once("fusion", lambda: self._fuse(task, model, slow, fast, teacher, old, new, trainer))
@@ -140,11 +144,11 @@ class Split2MetaFusion(Method):
         here = len(task.train_indices)
         model.classifiers[task.index].bias -= self.options.prior * math.log((self.images + here) / here)
 
-    def _learn_slow(self, task: Task, model: Segmenter, trainer: Trainer, losses, epochs: int) -> None:
+    def learn_slow(self, task: Task, model: Segmenter, trainer: Trainer, losses, epochs: int) -> None:
         """Eq. 7: the base method's losses, every update projected; the total once more at the end."""
         if not epochs:
             return
-        start = _snapshot(model)
+        start = snapshot(model)
         self.statistics.check(model)
         measured = self.options.projector in ("nsp", "tpnsp")
         projectors = projector(self.statistics, self.options.rule, self.options.soft) if measured else {}
@@ -197,7 +201,7 @@ class Split2MetaFusion(Method):
             if options.fuse.statistics == "dreams+images":
                 images.append(_first_images(task, model, trainer, len(old_images)))
             reestimate_batch_norm(model, torch.cat(images).split(trainer.config.train.batch))
-            state = _snapshot(model)
+            state = snapshot(model)
         return _prefixed(state=state) | found
 
     def finish(self, task, model, trainer):
@@ -264,7 +268,12 @@ def around(base: type[Method]) -> type[Split2MetaFusion]:
         f"{base.__name__}S2mfOptions", [("base", base.Options, field(default_factory=base.Options))],
         bases=(S2mfOptions,), frozen=True,
     )  # fmt: skip
-    members = {"Base": base, "Options": options, "summary": f"Split2MetaFusion around {base.__name__}"}
+    members = {
+        "Base": base,
+        "Options": options,
+        "segmentation_only": base.segmentation_only,
+        "summary": f"Split2MetaFusion around {base.__name__}",
+    }
     return type(f"{base.__name__}S2mf", (Split2MetaFusion,), members)
 
 
@@ -312,7 +321,8 @@ def class_palette(classes: Sequence[int]) -> np.ndarray:
     return palette
 
 
-def _snapshot(model: nn.Module) -> dict[str, Tensor]:
+def snapshot(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of the state of a network."""
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 

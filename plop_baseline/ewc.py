@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -66,8 +66,8 @@ class Ewc(Method):
 
     def finish(self, task, model, trainer):
         model.eval()  # keeps the running statistics, and makes the images of a batch independent
-        for images, labels in _batches(task, model, trainer):
-            self.importance.update(_gradients(model, images, labels, trainer))
+        for images, labels in importance_batches(task, model, trainer):
+            self.importance.update(mean_gradients(model, images, labels, trainer, cross_entropy))
 
     def tensors(self):
         return self.importance.fisher
@@ -108,7 +108,7 @@ def penalty(
     return torch.stack(terms).sum()
 
 
-def _batches(task: Task, model: Segmenter, trainer: Trainer) -> Iterator[tuple[Tensor, Tensor]]:
+def importance_batches(task: Task, model: Segmenter, trainer: Trainer) -> Iterator[tuple[Tensor, Tensor]]:
     """UPDATES training batches, in as many passes as a small task needs."""
     done = 0
     while done < UPDATES:
@@ -119,8 +119,10 @@ def _batches(task: Task, model: Segmenter, trainer: Trainer) -> Iterator[tuple[T
 
 
 @torch.enable_grad()
-def _gradients(model: Segmenter, images: Tensor, labels: Tensor, trainer: Trainer) -> dict[str, Tensor]:
-    """Gradients of the mean cross-entropy over the batch of all processes; the model must be in evaluation mode.
+def mean_gradients(model: Segmenter, images: Tensor, labels: Tensor, trainer: Trainer,
+                   loss: Callable[[Tensor, Tensor], Tensor]) -> dict[str, Tensor]:  # fmt: skip
+    """Gradients of loss(logits, labels), a mean over images, over the batch of all processes; the model must be in
+    evaluation mode.
 
     Then parts of a batch add up exactly. They are half as large as in training, because full precision, in which no
     small gradient is lost, may need twice the memory.
@@ -128,8 +130,8 @@ def _gradients(model: Segmenter, images: Tensor, labels: Tensor, trainer: Traine
     processes, parts = trainer.processes, 2 * trainer.config.train.accumulate
     model.zero_grad()
     for some_images, some_labels in zip(images.chunk(parts), labels.chunk(parts), strict=True):
-        loss = cross_entropy(model(some_images).logits, some_labels)
-        (loss * len(some_images) / len(images)).backward()
+        value = loss(model(some_images).logits, some_labels)
+        (value * len(some_images) / len(images)).backward()
     gradients = {
         name: processes.sum(parameter.grad.contiguous()) / processes.world
         for name, parameter in model.named_parameters()

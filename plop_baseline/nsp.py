@@ -4,14 +4,14 @@ from dataclasses import dataclass, field
 
 from css.batchnorm import BatchNormMode
 from css.nullspace import Rule
-from css.s2mf import S2mfOptions, around
+from css.s2mf import Fusion, Projection, around
 from plop_baseline.finetune import Finetune
 
 
 @dataclass(frozen=True)
 class NspOptions(around(Finetune).Options):
-    projector: S2mfOptions.__annotations__["projector"] = "nsp"
-    fusion: S2mfOptions.__annotations__["fusion"] = "none"
+    projector: Projection = "nsp"
+    fusion: Fusion = "none"
     batch_norm: BatchNormMode | None = "freeze-stats"
     rule: Rule = field(default_factory=lambda: Rule("energy", 0.01))
 
@@ -20,9 +20,9 @@ class Nsp(around(Finetune)):
     """The slow model of Split2MetaFusion alone, around fine-tuning, with the null space of the features.
 
     Differs from the published code: free are the directions with the last 1 % of the features' energy, where the code
-    takes those within ten times its smallest eigenvalue (`--options.rule.kind ratio_min`), which is rounding noise for a
-    rank-deficient matrix; the statistics of BatchNorm stay as they are, where the code lets them run and holds weight
-    and bias back with EWC; features are weighed per task, by trace.
+    takes those within ten times the smallest eigenvalue (`--options.rule.kind ratio`), which is rounding noise for a
+    rank-deficient matrix; the projector is not divided by its norm; the statistics of BatchNorm stay as they are, where
+    the code lets them run, and holds weight and bias with EWC; the features of every task weigh the same.
     """
 
     Options = NspOptions

@@ -13,11 +13,12 @@ from torch.nn import functional as F
 from css.config import ModelConfig, RunConfig, TrainConfig
 from css.files import load_tensors
 from css.log import Log
+from css.losses import cross_entropy
 from css.method import METHODS, Method, method_class, plain_losses
 from css.model import Output, Segmenter
 from css.processes import Processes
 from css.trainer import Trainer
-from plop_baseline.ewc import UPDATES, Ewc, Importance, _batches, _gradients, penalty
+from plop_baseline.ewc import UPDATES, Ewc, Importance, importance_batches, mean_gradients, penalty
 from plop_baseline.frozen import Frozen
 from plop_baseline.ilt import Ilt, encoder_output
 from plop_baseline.lwf import Lwf, bce_distillation, distillation
@@ -368,7 +369,7 @@ def test_gradients_are_those_of_the_whole_batch(stream, tmp_path):
         return dict(zip(dict(model.named_parameters()), torch.autograd.grad(loss, [*model.parameters()]), strict=True))
 
     with torch.no_grad():  # as while a pass over the data is under way
-        found = _gradients(model, images, labels, make_trainer(tmp_path))
+        found = mean_gradients(model, images, labels, make_trainer(tmp_path), cross_entropy)
     assert not torch.equal(found["classifiers.0.bias"], torch.zeros(len(task.new_classes)))
     torch.testing.assert_close(found, of(plain_losses(model, images, labels)["ce"]), rtol=1e-3, atol=1e-6)
     parts = [plain_losses(model, images[part], labels[part])["ce"] / 2 for part in (slice(0, 3), slice(3, 5))]
@@ -379,7 +380,7 @@ def test_gradients_are_those_of_the_whole_batch(stream, tmp_path):
 def test_small_tasks_are_passed_again_with_other_crops(stream, tmp_path):
     model, trainer, task = first_model(stream), make_trainer(tmp_path), stream.task(0)
     assert len(task.train_indices) // 8 < UPDATES
-    seen = [images.sum().item() for images, _ in _batches(task, model, trainer)]
+    seen = [images.sum().item() for images, _ in importance_batches(task, model, trainer)]
     assert len(seen) == UPDATES == len(set(seen))
     assert torch.is_grad_enabled()
 

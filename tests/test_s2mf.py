@@ -18,7 +18,7 @@ from css.s2mf import FILE
 QUICK = [
     "--train.later-epochs", "2", "--options.fast-share", "0.5", "--options.dream.count", "8",
     "--options.dream.batch", "4", "--options.dream.steps", "4", "--options.fuse.steps", "4",
-    "--options.statistics.batches", "3",
+    "--options.statistics.batches", "3", "--options.projector", "tpnsp",
 ]  # fmt: skip
 RUNS = {
     "meta": ("plop+s2mf", []),

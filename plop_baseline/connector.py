@@ -1,0 +1,48 @@
+"""Connector (Lin et al., CVPR 2022): the mean of a stable and of a plastic model, both trained from the old one."""
+
+from dataclasses import dataclass
+
+from torch.nn import functional as F
+
+from css.gates import linear
+from css.method import plain_losses
+from css.s2mf import snapshot
+from plop_baseline.nsp import Nsp, NspOptions
+
+
+@dataclass(frozen=True)
+class ConnectorOptions(NspOptions):
+    fast_share: float = 0.5
+    """Share of the epochs that the plastic model takes."""
+    feature_weight: float = 1.0
+    """Weight of the distance of its features from the old model's."""
+
+
+class Connector(Nsp):
+    """Stable model: NSP. Plastic model: cross-entropy and the squared distance of the features from the old model's.
+
+    In task t (from 0) the stable model counts t / (t + 1): the old tasks have t votes, the new one has one. Everything
+    is averaged, heads and BatchNorm included. Differs from the published code: both models share the epochs of the
+    task, so that a run has as many as those of other methods.
+    """
+
+    Options = ConnectorOptions
+    summary = "mean of NSP and a model with feature distillation (CVPR 2022)"
+
+    def learn(self, task, model, teacher, trainer):
+        if teacher is None:
+            return self.base.learn(task, model, teacher, trainer)
+        epochs = trainer.config.epochs(task.index)
+        plastic_epochs = max(1, round(self.options.fast_share * epochs))
+        start = snapshot(model)
+        self.learn_slow(task, model, trainer, plain_losses, epochs - plastic_epochs)
+        stable = snapshot(model)
+
+        def losses(forward, images, labels):
+            new, old = forward(images), teacher(images)
+            distance = F.mse_loss(new.features, old.features.detach())
+            return plain_losses(lambda _: new, images, labels) | {"features": self.options.feature_weight * distance}
+
+        model.load_state_dict(start)
+        trainer.fit(model, task, losses, "plastic", epochs=plastic_epochs)
+        model.load_state_dict(linear(stable, snapshot(model), task.index / (task.index + 1)))

@@ -1,0 +1,85 @@
+"""GD-WILD (Lee et al., ICCV 2019): distillation of the old model on new images and on unlabelled ones of a folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from css.losses import upsample
+from css.method import Method, plain_losses
+from plop_baseline.lwf import distillation
+from tasks import InputError
+from tasks.presence import open_image
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+
+
+@dataclass(frozen=True)
+class GdWildOptions:
+    images: Path | None = None
+    """Folder of unlabelled images, searched with its sub-folders."""
+    kd_weight: float = 1.0
+    """Weight of the distillation on the task's own images, and of that on the folder's."""
+    batch: int = 32
+    """Images of the folder in every step."""
+
+
+class GdWild(Method):
+    """The core of the method: the old model answers for images of the wild, too, where old classes are likelier to be
+    seen than in those of the new task.
+
+    Left out of the published method: the second teacher (a network of the new classes alone) and the ensemble of both,
+    the confidence loss, the sampling of the folder by what the old model sees, the balanced fine-tuning at the end.
+    """
+
+    Options = GdWildOptions
+    summary = "distillation on unlabelled images of a folder (core of ICCV 2019)"
+
+    def check(self, config):
+        if self.options.images is None:
+            raise InputError("gd-wild needs unlabelled images: name their folder with --options.images.")
+        if self.options.batch < 1:
+            raise InputError(f"--options.batch {self.options.batch} must be at least 1.")
+        wild_images(self.options.images)
+
+    def prepare(self, task, model, teacher, trainer):
+        self.files = wild_images(self.options.images)
+        self.view = trainer.kind.train_view(trainer.config.train.crop)
+
+    def losses(self, task, forward, teacher, images, labels):
+        wild = self._draw(teacher).to(images)
+        with torch.no_grad():
+            old, old_wild = teacher(images).logits, teacher(wild).logits
+        new = forward(torch.cat([images, wild])).logits
+        new, new_wild = new[: len(images)], new[len(images) :]
+        own = distillation(upsample(new, labels), upsample(old, labels)).mean()
+        return plain_losses(lambda _: _Logits(new), images, labels) | {
+            "kd": self.options.kd_weight * own,
+            "wild": self.options.kd_weight * distillation(new_wild, old_wild).mean(),
+        }
+
+    def _draw(self, teacher) -> Tensor:
+        """Normalised images at random; torch's random numbers, which a restart draws again."""
+        places = torch.randint(len(self.files), (self.options.batch,)).tolist()
+        seeds = torch.randint(2**31, (self.options.batch,)).tolist()
+        views = []
+        for place, seed in zip(places, seeds, strict=True):
+            pixels = np.array(open_image(self.files[place]))
+            view, _ = self.view(pixels, np.zeros(pixels.shape[:2], np.uint8), seed)
+            views.append(torch.from_numpy(np.ascontiguousarray(view.transpose(2, 0, 1))))
+        return teacher.normalise(torch.stack(views))
+
+
+@dataclass
+class _Logits:
+    logits: Tensor
+
+
+def wild_images(folder: Path) -> list[Path]:
+    """All image files in and below a folder, in order. Raises InputError if there is none."""
+    found = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not found:
+        raise InputError(f"--options.images {folder} holds no image; name a folder with JPEG or PNG files.")
+    return found

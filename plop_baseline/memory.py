@@ -1,0 +1,51 @@
+"""Episodic memory: some training images of every task are kept, for GEM and A-GEM."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from css.trainer import Trainer
+from tasks import InputError, Task
+from tasks.images import TaskImages
+
+
+class EpisodicMemory:
+    """Which images of which task, by their places in the data set; the pixels are read from there again."""
+
+    def __init__(self) -> None:
+        self.indices: list[Tensor] = []  # int64, by task
+
+    def add(self, task: Task, count: int, seed: int) -> None:
+        """Keeps `count` images of a task, drawn at random. Raises InputError if it has fewer."""
+        require_room(task, count)
+        chosen = np.random.default_rng([seed, task.index]).permutation(task.train_indices)[:count]
+        self.indices.append(torch.from_numpy(np.sort(chosen)))
+
+    def draw(self, task: Task, of: int | None, count: int, trainer: Trainer) -> tuple[Tensor, Tensor]:
+        """`count` kept images of an earlier task (None: of all), as they are seen in training: uint8 images, and labels
+        as channels on the device. Uses torch's random numbers, which a restart draws again."""
+        kept = (torch.cat(self.indices) if of is None else self.indices[of]).numpy()
+        view = trainer.kind.train_view(trainer.config.train.crop)
+        images = TaskImages(task.source, "train", kept, task.test_lut, view)
+        places, seeds = torch.randint(len(kept), (count,)).tolist(), torch.randint(2**31, (count,)).tolist()
+        pairs = [images[pair] for pair in zip(places, seeds, strict=True)]
+        pixels, labels = (torch.stack(part) for part in zip(*pairs, strict=True))
+        return pixels, labels.to(trainer.processes.device)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {f"memory.{task}": kept for task, kept in enumerate(self.indices)}
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> "EpisodicMemory":
+        memory = cls()
+        memory.indices = [tensors[f"memory.{task}"] for task in range(len(tensors))]
+        return memory
+
+
+def require_room(task: Task, count: int) -> None:
+    """Raises InputError if a task has fewer images than shall be kept of it."""
+    if count > len(task.train_indices):
+        raise InputError(
+            f"--options.memory {count} is larger than task {task.index}, which has {len(task.train_indices)} training "
+            "images; give a smaller one."
+        )
