@@ -94,10 +94,10 @@ class Split2MetaFusion(Method):
             self.base.check(config)
         except InputError as error:
             raise InputError(str(error).replace("--options.", "--options.base.")) from None
-        if self.options.fusion != "none" and config.epochs(1) < 2:
+        if self.options.fusion != "none" and self.options.projector != "all" and config.epochs(1) < 2:
             raise InputError(
-                "Split2MetaFusion divides the epochs of a task between the slow and the fast model: give at least "
-                "--train.later-epochs 2, or --options.fusion none."
+                f"Split2MetaFusion with --options.projector {self.options.projector} divides the epochs of a task "
+                "between the slow and the fast model: give at least --train.later-epochs 2, or --options.fusion none."
             )
         if self.options.projector == "all" and self.options.fusion == "none":
             raise InputError(

@@ -23,7 +23,7 @@ COUNTS = {"train": 40, "test": 12}
 SETTING = [
     "--classes", *CLASS_NAMES[1 : CLASSES + 1], "--model.encoder", "tu-test_resnet", "--model.encoder-weights", "none",
     "--train.crop", str(CROP), "--train.batch", "8", "--train.workers", "0", "--train.epochs", "1",
-    "--train.bn-group", "None", "--train.precision", "fp32",
+    "--train.bn-group", "None", "--train.precision", "fp32", "--method", "plop",
 ]  # fmt: skip
 
 

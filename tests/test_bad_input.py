@@ -438,7 +438,7 @@ def test_full_disk(good, tmp_path):
         ({"options": None}, "options"),
         ({"seeds": 1}, "seeds"),
         ({"protocols": "15-1"}, "protocols"),
-        ({"settings": {"train": {"optimizer": "adam"}}}, "optimizer"),
+        ({"settings": {"train": {"optimizer": "lion"}}}, "optimizer"),
         ({"settings": {"train": {"epochs": "many"}}}, "epochs"),
     ],
 )

@@ -25,7 +25,7 @@ MOMENTS = {
     "task 0, first checkpoint written but not in place": (FINETUNE, "css.files.os.replace", 2),
     "task 0, second epoch": (FINETUNE, "css.log.Log.write", 6),
     "task 0, before its test": (FINETUNE, "css.run.evaluate", 1),
-    "task 0, its folder half written": (FINETUNE, "css.run.save_predictions", 1),
+    "task 0, its folder half written": (FINETUNE, "css.segmentation.save_predictions", 1),
     "task 0, its folder written, checkpoints not removed": (FINETUNE, "shutil.rmtree", 1),
     "between the tasks, before results.json": (FINETUNE, "css.run.write_results", 1),
     "between the tasks, after results.json": (FINETUNE, "css.model.Segmenter.frozen", 1),

@@ -233,7 +233,7 @@ def test_help_shows_base_and_own_options():
         (["--method", "frozen+s2mf"], "by its losses alone"),
         (["--method", "plop+other"], "BASE+s2mf"),
         (["--method", "nothing+s2mf"], "--method nothing is unknown"),
-        (["--method", "plop+s2mf", "--train.later-epochs", "1"], "--train.later-epochs 2"),
+        (["--method", "plop+s2mf", "--options.projector", "nsp"], "--train.later-epochs 2"),
         (["--method", "plop+s2mf", "--train.later-epochs", "2", "--options.fast-share", "1.5"], "--options.fast-share"),
         (["--method", "ewc+s2mf", "--train.later-epochs", "2", "--options.base.weight", "-1"], "--options.base.weight"),
         (["--method", "plop+s2mf", "--options.projector", "all", "--options.fusion", "none"], "--options.fusion meta"),
