@@ -97,7 +97,8 @@ def test_same_confusion_matrix_as_one_process(data, two, tmp_path):
 
 def evaluated_alone(run: Path, index: int) -> list[list[int]]:
     config = settings.from_dict(settings.read(run), str(run))
-    stream, model = make_stream(config), build_model(config, Processes())
+    stream = make_stream(config)
+    model = build_model(config, stream, Processes())
     for task in range(index + 1):
         model.grow(stream.task(task).new_classes)
     load_task(task_folder(run, index), model)

@@ -16,7 +16,7 @@ ABLATION = {"name": "median", "method": "plop", "options": {"thresholds": "media
 def test_shipped_recipes(path):
     recipe = read_recipe(path)
     cells = make_cells(recipe, path, Path("runs"))
-    labels = {cell.label for cell in cells} | {"plop+s2mf"}  # published beside ours
+    labels = {cell.label for cell in cells} | {"gd-wild"}  # needs a folder of images that the user names
     assert all(source.rows.keys() <= labels for source in recipe.published.values())
     assert len({cell.config.folder for cell in cells}) == len(cells)
 
@@ -26,13 +26,7 @@ def test_table2_has_the_published_weight_of_mib():
     cells = make_cells(read_recipe(path), path, Path("runs"))
     weights = {(c.config.protocol, c.config.options.kd_weight) for c in cells if c.label == "mib"}
     assert weights == {("19-1", 10), ("15-5", 10), ("15-1", 100)}
-    assert len(cells) == 3 * 3 * 8
-
-
-def test_recipes_of_the_animals_share_their_runs():
-    tables = [cells_of(path, Path("runs")) for path in RECIPES if path.stem in ("animals", "s2mf-animals")]
-    shared = tables[0].keys() & tables[1].keys()
-    assert len(shared) == 3 and all(tables[0][name].config == tables[1][name].config for name in shared)
+    assert len(cells) == 3 * 3 * 9
 
 
 def test_a_cell(tmp_path):
