@@ -16,7 +16,7 @@ from css.dream import draw_dreams
 from css.files import load_tensors, write_json
 from css.kinds import kind_of
 from css.losses import upsample
-from css.model import Segmenter
+from css.model import Segmenter, load_state
 from css.processes import Processes
 from css.report import markdown, percent
 from css.run import task_folder
@@ -93,7 +93,7 @@ class Analysis:
 
     def _answer(self, state) -> Callable[[Tensor], Tensor]:
         def answer(images: Tensor) -> Tensor:
-            self.fused.load_state_dict(state)
+            load_state(self.fused, state)
             return _channels(self.fused, images.to(self.processes.device))
 
         return answer

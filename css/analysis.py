@@ -12,7 +12,7 @@ from css.fusion import ALPHAS
 from css.gates import linear
 from css.losses import upsample
 from css.metrics import ConfusionMatrix
-from css.model import Segmenter, evaluating
+from css.model import Segmenter, evaluating, load_state
 from tasks.source import VOID
 
 GRID = 9  # points of the landscape in each direction
@@ -54,7 +54,7 @@ def measure(split: Split, state: State, batches: Batches) -> dict[str, float | N
     IoU of both and of all; None where there is no such pixel."""
     sums, counts = torch.zeros(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
     confusion = ConfusionMatrix(len(split.model.classes))
-    split.model.load_state_dict(state)
+    load_state(split.model, state)
     with evaluating(split.model):
         for images, labels in batches:
             logits = upsample(split.model(images).logits, labels).float()

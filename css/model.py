@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -88,6 +88,12 @@ class Segmenter(nn.Module):
     def frozen(self) -> "Segmenter":
         """A copy that never changes, in evaluation mode: the teacher of the next task."""
         return copy.deepcopy(self).eval().requires_grad_(False)
+
+
+def load_state(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """load_state_dict for use within an autocast block, which would go on with the casts of the weights it has seen."""
+    model.load_state_dict(state)
+    torch.clear_autocast_cache()
 
 
 class evaluating:

@@ -20,7 +20,7 @@ from css.gates import linear
 from css.layouts import LayoutStatistics, require_room
 from css.losses import cross_entropy, upsample
 from css.method import Method
-from css.model import Segmenter
+from css.model import Segmenter, load_state
 from css.nullspace import GradientStatistics, Rule, for_parameters, project_total, project_updates, projector
 from css.reestimate import reestimate_batch_norm
 from css.trainer import Trainer
@@ -196,7 +196,7 @@ class Split2MetaFusion(Method):
             losses = {name: torch.tensor([entry[name] for entry in history]) for name in ("old", "new")}
             found = _prefixed(gate=gates, history=losses)
         if options.fuse.statistics != "interpolate":
-            model.load_state_dict(state)
+            load_state(model, state)
             images = [old_images, new_images]
             if options.fuse.statistics == "dreams+images":
                 images.append(_first_images(task, model, trainer, len(old_images)))

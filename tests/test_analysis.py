@@ -60,6 +60,14 @@ def test_losses_are_those_of_old_and_of_new_pixels(split):
     assert (found["old"], found["new"]) == (0.0, pytest.approx(1 / 3, abs=1e-5))
 
 
+def test_autocast_does_not_go_on_with_the_weights_of_another_model(split):
+    alone = [measure(split, state, BATCHES) for state in (split.slow, split.fast)]
+    with torch.autocast("cpu", torch.bfloat16):
+        together = [measure(split, state, BATCHES) for state in (split.slow, split.fast)]
+    for expected, found in zip(alone, together, strict=True):
+        assert found["new_loss"] == pytest.approx(expected["new_loss"], rel=0.02)
+
+
 def test_without_a_new_pixel_there_is_no_new_loss(split):
     images, labels = BATCHES[0]
     found = measure(split, split.slow, [(images[:1], labels[:1])])
