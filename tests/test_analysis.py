@@ -88,8 +88,8 @@ def test_path_ends_at_fast_and_slow_and_keeps_the_new_classifier(split):
     assert {**first, "alpha": None} == {**found["models"]["fast"], "alpha": None}
     # at alpha 1 the old classifier is the slow model's, the new one still the fast model's
     assert last["old_loss"] == pytest.approx((cross_entropy([1.0, 0, 3], 0) + cross_entropy([1.0, 0, 3], 1)) / 2)
-    sums = [point["old_loss"] + point["new_loss"] for point in found["path"]]
-    assert found["best_linear"] == found["path"][sums.index(min(sums))]
+    means = [point["all"] for point in found["path"]]
+    assert found["best_linear"] == found["path"][means.index(max(means))]
 
 
 def test_increase_at_fusion_is_against_the_model_that_knows(split):
@@ -116,15 +116,25 @@ def test_coordinates_come_back_and_batch_norm_moves_along():
         assert torch.equal(back["classifiers.1.bias"], third["classifiers.1.bias"])
         assert expected is None or (x, y) == (expected, expected)
     x, y, _ = plane.coordinates(second)
-    length = math.sqrt(sum(((second[n] - origin[n]) ** 2).sum().item() for n in ("a", "b.running_var")))
+    length = (second["a"] - origin["a"]).norm().item()  # statistics move along, but are no distance
     assert (x, y) == (pytest.approx(length, rel=1e-5), pytest.approx(0, abs=1e-5))
     outside = {**second, "a": second["a"] + 1}
     assert plane.coordinates(outside)[2] > 0.1  # the distance tells what the plane has not
 
 
 def test_variances_stay_positive_beyond_the_models():
-    models = [{"b.running_var": torch.tensor(values)} for values in ([1.0, 1.0], [0.5, 1.0], [1.0, 0.5])]
+    models = [{"a": torch.tensor(place), "b.running_var": torch.tensor(values)} for place, values in (
+        ([0.0, 0.0], [1.0, 1.0]), ([1.0, 0.0], [0.5, 1.0]), ([0.0, 1.0], [1.0, 0.5]),
+    )]  # fmt: skip
     assert (plane_through(*models, without="x").at(100.0, 100.0, {})["b.running_var"] > 0).all()
+
+
+def test_a_slow_model_that_stayed_where_it_was_spans_no_plane():
+    """Its bias of the background has moved when the classifier was added."""
+    origin = {"a": torch.tensor([0.0, 0.0]), "classifiers.0.bias": torch.tensor(0.0)}
+    stayed, moved = {**origin, "classifiers.0.bias": torch.tensor(-0.7)}, {**origin, "a": torch.tensor([1.0, 0.0])}
+    with pytest.raises(ValueError, match="one line"):
+        plane_through(origin, stayed, moved, without="x")
 
 
 def test_models_on_a_line_span_no_plane():
