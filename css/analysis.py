@@ -136,7 +136,7 @@ def plane_through(origin: State, second: State, third: State, without: str) -> P
     return Plane({name: origin[name] for name in names}, along, across)
 
 
-def _is_statistic(name: str) -> bool:
+def _moves_along(name: str) -> bool:
     return name.startswith("classifiers.") or name.endswith(("running_mean", "running_var"))
 
 
