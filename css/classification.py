@@ -49,11 +49,15 @@ class Classification:
         other = head[None, :, None, None] != head[labels.long()][:, None]
         return logits.masked_fill(other, -torch.inf).argmax(1)
 
+    def require_room(self, count, channels):
+        """Nothing: a dream shows one class, and classes may take turns from task to task."""
+
     def queries(self, count, size, channels, seed, layouts):
-        """Every class about equally often, in maps of one pixel."""
-        classes = torch.arange(channels.start, channels.stop, dtype=torch.uint8)
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-        return classes.repeat(-(-count // len(classes)))[:count][order].view(-1, 1, 1)
+        """Every class about equally often, in maps of one pixel; a random choice if there are more classes."""
+        generator = torch.Generator().manual_seed(seed)
+        classes = channels.start + torch.randperm(len(channels), generator=generator)
+        order = torch.randperm(count, generator=generator)
+        return classes.to(torch.uint8).repeat(-(-count // len(classes)))[:count][order].view(-1, 1, 1)
 
     def old_kl(self, teacher, logits, num_old):
         """Mean over the old heads; the new one has nothing to do with them."""

@@ -45,6 +45,9 @@ class Kind(Protocol):
     def answers(self, model: Segmenter, logits: Tensor, labels: Tensor) -> Tensor:
         """The channel that the network chooses, integers of the shape of the labels."""
 
+    def require_room(self, count: int, channels: range) -> None:
+        """Raises InputError if so many dreams cannot show all these channels, where they must."""
+
     def queries(self, count: int, size: int, channels: range, seed: int, layouts: "LayoutStatistics | None") -> Tensor:
         """What dreams shall show: uint8 label maps (count, H, W) of these channels."""
 

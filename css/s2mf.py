@@ -17,7 +17,7 @@ from css.dream import Dreamer, DreamOptions, Dreams, draw_dreams
 from css.files import save_tensors
 from css.fusion import FusionOptions, MetaFusion
 from css.gates import linear
-from css.layouts import LayoutStatistics, require_room
+from css.layouts import LayoutStatistics
 from css.losses import cross_entropy, upsample
 from css.method import Method
 from css.model import Segmenter, load_state
@@ -117,7 +117,7 @@ class Split2MetaFusion(Method):
         fast_epochs = self._fast_epochs(epochs)
         if fast_epochs:  # before anything is trained
             for channels in _dreamt(task, trainer):
-                require_room(self.options.dream.count, channels)
+                trainer.kind.require_room(self.options.dream.count, channels)
         losses = self.base.objective(task, model, teacher, trainer)
         self.learn_slow(task, model, trainer, losses, epochs - fast_epochs)
         self.record = {}

@@ -2,7 +2,7 @@
 
 from css.fusion import background_kl
 from css.iou_columns import IouColumns
-from css.layouts import sample_layouts
+from css.layouts import require_room, sample_layouts
 from css.losses import upsample
 from css.metrics import average_over_tasks
 from css.model import Segmenter
@@ -38,6 +38,9 @@ class Segmentation:
 
     def answers(self, model, logits, labels):
         return upsample(logits, labels).argmax(1)
+
+    def require_room(self, count, channels):
+        require_room(count, channels)
 
     def queries(self, count, size, channels, seed, layouts):
         return sample_layouts(count, size, channels, seed, layouts)

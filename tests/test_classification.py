@@ -197,6 +197,15 @@ def test_answers_stay_within_the_head_of_the_image():
     assert answers.flatten().tolist() == [1, 2]  # the largest of all would be 2 and 0
 
 
+def test_queries_show_every_class_about_equally_often():
+    queries = kind_of("cifar100").queries(10, 32, range(2, 6), seed=1, layouts=None)
+    assert queries.shape == (10, 1, 1) and queries.dtype == torch.uint8
+    counts = queries.flatten().bincount(minlength=6).tolist()
+    assert counts[:2] == [0, 0] and sorted(counts[2:]) == [2, 2, 3, 3]
+    few = {tuple(kind_of("cifar100").queries(2, 32, range(9), s, None).flatten().tolist()) for s in range(8)}
+    assert len({c for pair in few for c in pair}) > 4  # not always the first ones
+
+
 def test_mas_importance_against_finite_differences():
     torch.manual_seed(0)
     layer, x, labels = nn.Linear(3, 4), torch.randn(5, 3), torch.zeros(5, 1, 1)
