@@ -1,7 +1,6 @@
 """`css analyse` of one task: reads what Split2MetaFusion left of it, measures, draws and writes it down."""
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from css.analysis import Batches, Split, compare, gate_shares, landscape, make_split, recognised
+from css.analysis import Batches, Split, State, compare, gate_shares, landscape, make_split, recognised
 from css.analysis_pictures import draw_gates, draw_landscape, draw_path
 from css.config import RunConfig
 from css.dream import draw_dreams
@@ -82,27 +81,23 @@ class Analysis:
         num_old, num_all = self.split.num_old, len(self.fused.classes)
         dreamt = range(1, num_old) if name == "old" else range(num_old, num_all)
         teacher = self.split.old if name == "old" else self.split.fast
-        answers = {"teacher": self._answer(teacher), "fused": self._answer(self.split.fused)}
-        seen = answers["fused"](images)
-        palette = class_palette(self.fused.classes)
-        mean, std = self.fused.pixel_mean, self.fused.pixel_std
-        draw_dreams(self.home / f"{self.name}-dreams-{name}.png", images, queries, palette, mean, std, seen)
+        answers = {"teacher": self._answers(teacher, images), "fused": self._answers(self.split.fused, images)}
         if judge is not None:
-            answers["judge"] = self._judged(judge)
-        return {who: recognised(answer, images, queries, dreamt) for who, answer in answers.items()}
+            answers["judge"] = self._judged(judge, images)
+        palette = class_palette(self.fused.classes)
+        mean, std, path = self.fused.pixel_mean, self.fused.pixel_std, self.home / f"{self.name}-dreams-{name}.png"
+        draw_dreams(path, images, queries, palette, mean, std, answers["fused"])
+        return {who: recognised(seen, queries, dreamt) for who, seen in answers.items()}
 
-    def _answer(self, state) -> Callable[[Tensor], Tensor]:
-        def answer(images: Tensor) -> Tensor:
-            load_state(self.fused, state)
-            return _channels(self.fused, images.to(self.processes.device))
+    def _answers(self, state: State, images: Tensor) -> Tensor:
+        load_state(self.fused, state)
+        return _channels(self.fused, images.to(self.processes.device))
 
-        return answer
-
-    def _judged(self, judge: Segmenter) -> Callable[[Tensor], Tensor]:
+    def _judged(self, judge: Segmenter, images: Tensor) -> Tensor:
         """Its answers as channels of this run's network; a class that this one lacks is no hit."""
         channel = {class_id: place for place, class_id in enumerate(self.fused.classes)}
         translated = torch.tensor([channel.get(class_id, VOID) for class_id in judge.classes])
-        return lambda images: translated[_channels(judge, images.to(self.processes.device))]
+        return translated[_channels(judge, images.to(self.processes.device))]
 
     def _draw(self, found: dict[str, Any]) -> None:
         draw_path(self.home / f"{self.name}-path.png", f"{self.name}: from the fast to the slow model", found)

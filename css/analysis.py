@@ -1,6 +1,6 @@
 """What the fusion of one task did, measured on real test images that no part of it has seen (`css analyse`)."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -186,11 +186,10 @@ def gate_shares(gates: State, model: nn.Module) -> list[dict[str, Any]]:
     return found
 
 
-@torch.no_grad()
-def recognised(answer: Callable[[Tensor], Tensor], images: Tensor, queries: Tensor, classes: Iterable[int]) -> dict:
+def recognised(seen: Tensor, queries: Tensor, classes: Iterable[int]) -> dict:
     """How much of each dreamt class a network sees: share of the query's pixels per channel, of all together, and by
-    `chance` = always the most frequent one. answer(images) -> channels (N, H, W); 255 in a query is not counted."""
-    seen, counted = answer(images).cpu(), queries != VOID
+    `chance` = always the most frequent one. `seen`: its answers, channels (N, H, W); 255 in a query is not counted."""
+    counted = queries != VOID
     hits = seen == queries
     of_class = {}
     for channel in classes:

@@ -66,7 +66,7 @@ class Classification:
     def task_result(self, task, confusion, groups):
         return accuracies(task, confusion, groups)
 
-    def summary(self, tasks, groups):
+    def summary(self, tasks):
         return summarise([task["accuracy"] for task in tasks], joint=len(tasks[0]["accuracy"]) > 1)
 
     def brief(self, result):

@@ -111,16 +111,16 @@ def analyse(runs: tyro.conf.Positional[tuple[Path, ...]], /, task: int | None = 
     """
     if not runs or images < 1:
         raise InputError("css analyse needs a run folder, and --images must be at least 1.")
-    increases, processes = {}, Processes.join()
+    increases, processes, judge = {}, Processes.join(), None
+    if recogniser:
+        judge = _load_model(recogniser, _config_of(recogniser), _finished_task(recogniser, None), processes)
     for run in runs:
         index = _finished_task(run, task)
         require_fused(run, index)
         config, stream = _open_run(run, data_root)
         kind_of(config.dataset).require_masks("css analyse")
         old, fused = (_load_model(run, config, number, processes) for number in (index - 1, index))
-        judge = None
         if recogniser:
-            judge = _load_model(recogniser, _config_of(recogniser), _finished_task(recogniser, None), processes)
             require_classes(judge, fused, stream.source.class_names, recogniser)
         found = Analysis(run, stream.task(index), old, fused, config, processes).measure(images, judge)
         increases[f"{run.name}, task {index}"] = found["increase"]

@@ -57,7 +57,7 @@ class Kind(Protocol):
     def task_result(self, task: Task, confusion: ConfusionMatrix, groups: list[list[int]]) -> dict[str, Any]:
         """Scores of one task; `groups` are those of the protocol (joint training has a single task)."""
 
-    def summary(self, tasks: list[dict], groups: list[list[int]]) -> dict[str, Any]:
+    def summary(self, tasks: list[dict]) -> dict[str, Any]:
         """Scores of all tasks so far together."""
 
     def brief(self, result: dict) -> str:

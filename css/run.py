@@ -58,8 +58,7 @@ def run(config: RunConfig, processes: Processes) -> dict[str, Any]:
         results.append(read_task_result(home))
         if processes.is_main:
             shutil.rmtree(_work_folder(home), ignore_errors=True)
-            summary = kind.summary(results, stream.groups)
-            write_results(folder, facts, summary, results, complete=task.index == len(learnt) - 1)
+            write_results(folder, facts, kind.summary(results), results, complete=task.index == len(learnt) - 1)
             print(_brief(results[-1], kind), flush=True)
     processes.wait()
     return _show(folder, processes)

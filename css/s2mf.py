@@ -133,6 +133,11 @@ class Split2MetaFusion(Method):
         self.record = _prefixed(slow=slow, fast=fast, old=_tensors(old), new=_tensors(new))
         self.record |= {name: value for name, value in fused.items() if not name.startswith("state.")}
 
+    @property
+    def _projects(self) -> bool:
+        """Does the slow model need the statistics of earlier tasks?"""
+        return self.options.projector in ("nsp", "tpnsp")
+
     def _fast_epochs(self, epochs: int) -> int:
         if self.options.fusion == "none":
             return 0
@@ -150,8 +155,7 @@ class Split2MetaFusion(Method):
             return
         start = snapshot(model)
         self.statistics.check(model)
-        measured = self.options.projector in ("nsp", "tpnsp")
-        projectors = projector(self.statistics, self.options.rule, self.options.soft) if measured else {}
+        projectors = projector(self.statistics, self.options.rule, self.options.soft) if self._projects else {}
         trainer.fit(
             model, task, losses, "slow", epochs=epochs, batch_norm=self.options.batch_norm,
             on_optimizer=lambda optimizer: project_updates(optimizer, for_parameters(model, projectors)),
@@ -208,9 +212,7 @@ class Split2MetaFusion(Method):
         """The statistics of this task join those of the earlier ones; taken on the fused model."""
         self.base.finish(task, model, trainer)
         self.images += len(task.train_indices)
-        if self.options.projector in ("none", "all") and (
-            self.options.layouts == "free" or self.options.fusion == "none"
-        ):
+        if not self._projects and (self.options.layouts == "free" or self.options.fusion == "none"):
             return
         tensors = trainer.once("statistics", lambda: self._measure(task, model, trainer))
         self.statistics.add(GradientStatistics.from_tensors(part(tensors, "gradients")))

@@ -51,7 +51,7 @@ class Segmentation:
     def task_result(self, task, confusion, groups):
         return task_result(task, confusion, len(groups[0]))
 
-    def summary(self, tasks, groups):
+    def summary(self, tasks):
         return {"avg": average_over_tasks([task["groups"]["all"] for task in tasks])}
 
     def brief(self, result):

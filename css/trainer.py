@@ -74,12 +74,12 @@ class Trainer:
                     self._seed(task.index, stage, epoch)
                     began, sums = time.perf_counter(), {}
                     for iteration, (images, labels) in enumerate(loader, start=epoch * per_epoch):
-                        rate = lr * (share := self._decay(iteration / (epochs * per_epoch)))
+                        share = self._decay(iteration / (epochs * per_epoch))
                         _set_rates(optimizer, share)
                         values = self._step(forward, losses, optimizer, scaler, model.normalise(images), labels)
                         where = {"task": task.index, "stage": stage, "epoch": epoch, "iteration": iteration}
                         _require_finite(values, where)
-                        self.log.write({**where, "lr": rate, **values})
+                        self.log.write({**where, "lr": lr * share, **values})
                         sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}
                         bar.set_postfix({name: f"{value:.3g}" for name, value in values.items()}, refresh=False)
                         bar.update()

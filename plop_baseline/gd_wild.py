@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from css.losses import upsample
-from css.method import Method, plain_losses
+from css.losses import cross_entropy, upsample
+from css.method import Method
 from plop_baseline.lwf import distillation
 from tasks import InputError
 from tasks.presence import open_image
@@ -55,7 +55,8 @@ class GdWild(Method):
         new = forward(torch.cat([images, wild])).logits
         new, new_wild = new[: len(images)], new[len(images) :]
         own = distillation(upsample(new, labels), upsample(old, labels)).mean()
-        return plain_losses(lambda _: _Logits(new), images, labels) | {
+        return {
+            "ce": cross_entropy(new, labels),
             "kd": self.options.kd_weight * own,
             "wild": self.options.kd_weight * distillation(new_wild, old_wild).mean(),
         }
@@ -70,11 +71,6 @@ class GdWild(Method):
             view, _ = self.view(pixels, np.zeros(pixels.shape[:2], np.uint8), seed)
             views.append(torch.from_numpy(np.ascontiguousarray(view.transpose(2, 0, 1))))
         return teacher.normalise(torch.stack(views))
-
-
-@dataclass
-class _Logits:
-    logits: Tensor
 
 
 def wild_images(folder: Path) -> list[Path]:

@@ -36,15 +36,15 @@ class Mas(Method):
             raise InputError(f"--options.weight {self.options.weight:g} of mas must be a number of at least 0.")
 
     def prepare(self, task, model, teacher, trainer):
-        largest = max(value.max().item() for value in self.importance.values())
-        device = trainer.processes.device
-        self.held = {name: value.to(device) / largest for name, value in self.importance.items() if largest > 0}
+        largest = max(value.max().item() for value in self.importance.values()) or 1.0  # all 0: nothing is held
+        self.held = {name: value.to(trainer.processes.device) / largest for name, value in self.importance.items()}
         self.new = dict(model.named_parameters())
         self.old = {name: self.new[name].detach().clone() for name in self.held}
 
     def losses(self, task, forward, teacher, images, labels):
-        held = penalty(self.new, self.old, self.held) if self.held else 0.0 * labels.new_zeros((), dtype=torch.float32)
-        return plain_losses(forward, images, labels) | {"penalty": self.options.weight * held}
+        return plain_losses(forward, images, labels) | {
+            "penalty": self.options.weight * penalty(self.new, self.old, self.held)
+        }
 
     def finish(self, task, model, trainer):
         model.eval()  # keeps the running statistics, and makes the images of a batch independent

@@ -6,6 +6,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
+from small_voc import plain_machine, write_small_voc
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -17,6 +18,14 @@ def one_thread():
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """The small data set in VOC's layout, for the tests of one file."""
+    folder = tmp_path_factory.mktemp("small")
+    with plain_machine(folder / "cache"):
+        yield write_small_voc(folder / "voc")
 
 
 class Handler(SimpleHTTPRequestHandler):

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import pkgutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +25,14 @@ SETTING = [
     "--classes", *CLASS_NAMES[1 : CLASSES + 1], "--model.encoder", "tu-test_resnet", "--model.encoder-weights", "none",
     "--train.crop", str(CROP), "--train.batch", "8", "--train.workers", "0", "--train.epochs", "1",
     "--train.bn-group", "None", "--train.precision", "fp32", "--method", "plop",
+]  # fmt: skip
+
+
+# One slow and one fast epoch, a handful of small dreams: enough to see every stage at work.
+QUICK_S2MF = [
+    "--train.later-epochs", "2", "--options.fast-share", "0.5", "--options.dream.count", "8",
+    "--options.dream.batch", "4", "--options.dream.steps", "4", "--options.fuse.steps", "4",
+    "--options.statistics.batches", "3", "--options.projector", "tpnsp",
 ]  # fmt: skip
 
 
@@ -110,3 +119,19 @@ def write_pair(root: Path, name: str, image: np.ndarray, mask: np.ndarray) -> No
 def masks_of(root: Path, split: str) -> list[np.ndarray]:
     """The masks of a split as they lie on disk, read without the program."""
     return [np.array(Image.open(root / MASKS / f"{name}.png")) for name in (root / LISTS[split]).read_text().split()]
+
+
+class Killed(BaseException):
+    """What a test raises to end a run as a signal would."""
+
+
+def kill_at(function, calls):
+    """A stand-in for the function of this dotted name: its call of this number raises Killed instead."""
+    original, count = pkgutil.resolve_name(function), iter(range(1, calls))
+
+    def counting(*arguments, **keywords):
+        if next(count, None) is None:
+            raise Killed
+        return original(*arguments, **keywords)
+
+    return counting

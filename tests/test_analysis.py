@@ -6,8 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from small_voc import css, plain_machine, run_arguments, write_small_voc
-from test_s2mf import QUICK
+from small_voc import QUICK_S2MF, css, run_arguments
 from torch import nn
 
 from css.analysis import compare, gate_shares, make_split, measure, plane_through, recognised
@@ -153,23 +152,16 @@ def test_gates_are_listed_in_the_order_of_the_network():
 def test_recognised_counts_queried_pixels_of_each_class():
     queries = torch.tensor([[[0, 1, 1, 255]], [[0, 0, 0, 2]]], dtype=torch.uint8)
     answers = torch.tensor([[[0, 1, 2, 1]], [[0, 0, 1, 2]]])
-    found = recognised(lambda images: answers, torch.zeros(2), queries, range(1, 4))
+    found = recognised(answers, queries, range(1, 4))
     assert found["classes"] == {1: 0.5, 2: 1.0, 3: None}
     assert found["all"] == pytest.approx(5 / 7) and found["chance"] == pytest.approx(4 / 7)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("analysis")
-    with plain_machine(folder / "cache"):
-        yield write_small_voc(folder / "voc")
 
 
 @pytest.fixture(scope="module")
 def runs(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     for name, options in {"meta": [], "old": ["--options.projector", "all", "--task0", folder / "meta"]}.items():
-        arguments = ["--method", "plop+s2mf", *QUICK, *options]
+        arguments = ["--method", "plop+s2mf", *QUICK_S2MF, *options]
         assert css(*run_arguments(data, folder, name, *arguments, protocol="2-1")).code == 0
     return folder
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_voc import css, plain_machine, read_results, run_arguments, write_small_voc
+from small_voc import css, read_results, run_arguments
 from torch.nn import functional as F
 
 from css.config import ModelConfig, RunConfig, TrainConfig
@@ -441,13 +441,6 @@ def _index(parameter):
 
 
 # ---------------------------------------------------------------- the command line
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("baselines")
-    with plain_machine(folder / "cache"):
-        yield write_small_voc(folder / "voc")
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,6 @@ from small_voc import (
     CROP,
     css,
     masks_of,
-    plain_machine,
     read_results,
     run_arguments,
     write_small_voc,
@@ -37,11 +36,7 @@ RUNS = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("end_to_end")
-    with plain_machine(folder / "cache"):
-        yield write_small_voc(folder / "voc")
+pytestmark = pytest.mark.usefixtures("data")  # a plain machine for every test
 
 
 @pytest.fixture(scope="module")

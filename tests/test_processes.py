@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_voc import CROP, css, masks_of, plain_machine, read_results, run_arguments, write_small_voc
+from small_voc import CROP, css, masks_of, read_results, run_arguments
 
 from css import config as settings
 from css.data import make_stream
@@ -20,11 +20,7 @@ ROOT = Path(__file__).parents[1]
 HALF = 4  # of a batch of 8: what one of two processes normalises over
 
 
-@pytest.fixture(scope="module", autouse=True)
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("processes")
-    with plain_machine(folder / "cache"):
-        yield write_small_voc(folder / "voc")
+pytestmark = pytest.mark.usefixtures("data")  # a plain machine for every test
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,10 @@
 
 import json
 import math
-import pkgutil
 
 import pytest
 import torch
-from small_voc import css, plain_machine, read_results, run_arguments, write_small_voc
+from small_voc import QUICK_S2MF, Killed, css, kill_at, read_results, run_arguments
 
 from css import config as settings
 from css.files import load_tensors
@@ -14,12 +13,6 @@ from css.method import Method, method_class
 from css.nullspace import GradientStatistics, projector
 from css.s2mf import FILE
 
-# One slow and one fast epoch, a handful of small dreams: enough to see every stage at work.
-QUICK = [
-    "--train.later-epochs", "2", "--options.fast-share", "0.5", "--options.dream.count", "8",
-    "--options.dream.batch", "4", "--options.dream.steps", "4", "--options.fuse.steps", "4",
-    "--options.statistics.batches", "3", "--options.projector", "tpnsp",
-]  # fmt: skip
 RUNS = {
     "meta": ("plop+s2mf", []),
     "linear": ("plop+s2mf", ["--options.fusion", "linear"]),
@@ -32,13 +25,6 @@ RUNS = {
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("s2mf")
-    with plain_machine(folder / "cache"):
-        yield write_small_voc(folder / "voc")
-
-
-@pytest.fixture(scope="module")
 def runs(data, tmp_path_factory):
     """Finished two-task runs from one first task."""
     folder = tmp_path_factory.mktemp("runs")
@@ -47,7 +33,7 @@ def runs(data, tmp_path_factory):
         if not (folder / name).exists():
             method, options = RUNS[name]
             task0 = [] if name == "meta" else ["--task0", finished("meta")]
-            arguments = ["--method", method, *QUICK, *options, *task0]
+            arguments = ["--method", method, *QUICK_S2MF, *options, *task0]
             outcome = css(*run_arguments(data, folder, name, *arguments, protocol="2-1"))
             assert outcome.code == 0, outcome.err
         return folder / name
@@ -177,10 +163,6 @@ MOMENTS = {
 }
 
 
-class Killed(BaseException):
-    pass
-
-
 ALWAYS = ("slow", "dreams of new classes", "fusion", "statistics of the second task")
 
 
@@ -188,7 +170,7 @@ ALWAYS = ("slow", "dreams of new classes", "fusion", "statistics of the second t
 def test_killed_in_any_stage(moment, runs, data, tmp_path, monkeypatch):
     """The run goes on where it was and ends with the same tensors, bit by bit."""
     function, calls = MOMENTS[moment]
-    again = run_arguments(data, tmp_path, "run", "--method", "plop+s2mf", *QUICK, protocol="2-1")
+    again = run_arguments(data, tmp_path, "run", "--method", "plop+s2mf", *QUICK_S2MF, protocol="2-1")
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(function, kill_at(function, calls))
         css(*again)
@@ -200,17 +182,6 @@ def test_killed_in_any_stage(moment, runs, data, tmp_path, monkeypatch):
         assert all(torch.equal(found[name], value) for name, value in expected.items()), path
     logs = [(run / "log.jsonl").read_text() for run in (runs("meta"), tmp_path / "run")]
     assert logs[0] == logs[1] and len(logs[0].splitlines()) == len(set(logs[0].splitlines()))
-
-
-def kill_at(function, calls):
-    original, count = pkgutil.resolve_name(function), iter(range(1, calls))
-
-    def counting(*arguments, **keywords):
-        if next(count, None) is None:
-            raise Killed
-        return original(*arguments, **keywords)
-
-    return counting
 
 
 def test_configuration_round_trip(runs):
@@ -246,7 +217,7 @@ def test_bad_input_is_one_sentence(options, words, data, tmp_path):
 
 
 def test_too_few_dreams_are_refused_before_training(runs, data, tmp_path):
-    options = ["--method", "plop+s2mf", *QUICK, "--options.dream.count", "1", "--task0", runs("meta")]
+    options = ["--method", "plop+s2mf", *QUICK_S2MF, "--options.dream.count", "1", "--task0", runs("meta")]
     outcome = css(*run_arguments(data, tmp_path, "few", *options, protocol="2-1"))
     assert outcome.code == 2 and "--options.dream.count 1 leaves no room" in outcome.complaint
     assert not (tmp_path / "few" / "task_1.work" / "slow.safetensors").exists()

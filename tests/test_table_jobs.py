@@ -8,17 +8,12 @@ import pytest
 import torch
 import yaml
 from hand_made_runs import cells_of, rows
-from small_voc import CROP, css, plain_machine, read_results, write_small_voc
+from small_voc import CROP, css, read_results
 
 from css import jobs, run
 from css.jobs import Pool, default_jobs
 
-
-@pytest.fixture(scope="module", autouse=True)
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("jobs")
-    with plain_machine(folder / "cache"):
-        yield write_small_voc(folder / "voc")
+pytestmark = pytest.mark.usefixtures("data")  # a plain machine for every test
 
 
 @pytest.fixture
