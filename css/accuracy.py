@@ -7,7 +7,7 @@ from pydantic.dataclasses import dataclass
 
 from css.metrics import ConfusionMatrix, continual_accuracy
 from css.record import Fraction, Record, Scored
-from css.report import markdown, percent
+from css.report import markdown, percent, remarks
 from tasks import Task
 
 
@@ -51,12 +51,9 @@ def accuracy_table(results: dict) -> str:
     width = len(matrix[-1])
     after = [[str(t), *map(percent, row), *["-"] * (width - len(row))] for t, row in enumerate(matrix)]
     run = " ".join(config[key] for key in ("dataset", "protocol"))
-    memory = config["options"].get("memory")
-    kept = f" {memory} images of every task are kept." if memory else ""
-    unfinished = "" if results["complete"] else " This run is not finished."
     return (
         f"{run}, {config['method']}, seed {config['seed']}: accuracy in %, the task of an image is known\n\n{table}\n\n"
-        f"ACC {percent(results['acc'])}, BWT {percent(results['bwt'])}.{kept}{unfinished}\n\n"
+        f"ACC {percent(results['acc'])}, BWT {percent(results['bwt'])}.{remarks(results)}\n\n"
         f"Accuracy on every task (columns), after every task (rows):\n\n"
         f"{markdown(['after', *map(str, range(width))], after)}\n"
     )

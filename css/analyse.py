@@ -8,24 +8,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from css.analysis import Batches, Split, State, compare, gate_shares, landscape, make_split, recognised
+from css.analysis import Batches, Split, State, compare, gate_shares, landscape, make_split, measure, recognised
 from css.analysis_pictures import draw_gates, draw_landscape, draw_path
 from css.config import RunConfig
 from css.dream import draw_dreams
-from css.files import load_tensors, write_json
+from css.files import load_tensors, part, write_json
+from css.fusion import MetaFusion
 from css.kinds import kind_of
 from css.losses import upsample
 from css.model import Segmenter, load_state
 from css.processes import Processes
 from css.report import markdown, percent
 from css.run import task_folder
-from css.s2mf import FILE, class_palette, part
+from css.s2mf import FILE, class_palette
 from css.trainer import autocast, make_loader
 from tasks import InputError, Task
-from tasks.images import TestBatches
-from tasks.source import VOID
+from tasks.images import CentreCrop, TaskImages, TestBatches
+from tasks.source import BACKGROUND, VOID
 
 FEW = 32  # images of the landscape, which is measured at many points
+REAL = 64  # training images of old, and of new classes, on which gates are learnt that no method may learn
 
 
 class Analysis:
@@ -43,7 +45,9 @@ class Analysis:
         """Everything, written to RUN/analysis/task_K*. `images`: at most so many test images; `judge`: an independent
         network, which looks at the dreams."""
         with autocast(self.config, self.processes):
-            found = compare(self.split, self._batches(self._spread(images)))
+            test = self._batches(self._spread(images))
+            found = compare(self.split, test)
+            found["models"]["fused_real"] = measure(self.split, self._fused_on_real_images(), test)
             found["landscape"] = landscape(self.split, self._batches(self._half_new(FEW)))
             found["dreams"] = {name: self._dreams(name, judge) for name in ("old", "new")}
         found["gates"] = gate_shares(part(self.record, "gate"), self.fused)
@@ -58,6 +62,23 @@ class Analysis:
             {name: value.detach().clone().to(device) for name, value in state.items()} for state in states
         )
         return make_split(self.fused, old, slow, fast, fused, self.task.index)
+
+    def _fused_on_real_images(self) -> State:
+        """Gates between the same two models, learnt on training images of old and of new classes in place of dreams:
+        what the best of dreams could reach."""
+        shows_old = self.task.source.presence("train")[:, [c for c in self.task.old_classes if c != BACKGROUND]].any(1)
+        old, new = self._crops(np.flatnonzero(shows_old)), self._crops(self.task.train_indices)
+        fusion = MetaFusion(
+            self.fused, self.split.slow, self.split.fast, self.old, self.split.num_old, self.config.options.fuse,
+            self.config.seed, [self.split.new_classifier], kind_of(self.config.dataset).old_kl,
+        )  # fmt: skip
+        return fusion.fuse(old, new).state
+
+    def _crops(self, indices: np.ndarray) -> Tensor:
+        """Up to REAL training images, normalised."""
+        view = CentreCrop(self.config.train.crop)
+        images = TaskImages(self.task.source, "train", _evenly(indices, REAL), self.task.test_lut, view)
+        return self.fused.normalise(torch.stack([images[place, 0][0] for place in range(len(images))]))
 
     def _batches(self, chosen: np.ndarray) -> Batches:
         view = kind_of(self.config.dataset).test_view(self.config)
@@ -126,12 +147,16 @@ def require_classes(judge: Segmenter, fused: Segmenter, names: list[str], run: P
 def analysis_table(found: dict[str, Any]) -> str:
     """Losses on test images, and mIoU of the classes before the task, of its own, and of all."""
     best = found["best_linear"]
-    rows = {**found["models"], f"best mean (slow {best['alpha']:.1f})": best}
+    models = {_ROW_NAMES.get(name, name): row for name, row in found["models"].items()}
+    rows = {**models, f"best mean (slow {best['alpha']:.1f})": best}
     return markdown(
         ["model", "loss old", "loss new", "mIoU old", "mIoU new", "mIoU all"],
         [[name, *(_digits(row[f"{group}_loss"]) for group in ("old", "new")),
           *(percent(row[group]) for group in ("old", "new", "all"))] for name, row in rows.items()],
     )  # fmt: skip
+
+
+_ROW_NAMES = {"fused_real": "gates on real images"}
 
 
 def _digits(value: float | None) -> str:

@@ -97,3 +97,13 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
             return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["facts"])  # noqa: SIM118
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise InputError(f"{path} is missing or corrupt ({error}); delete its folder to compute it again.") from None
+
+
+def prefixed(**groups: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Several groups of named tensors as one: entries GROUP.NAME."""
+    return {f"{group}.{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
+
+
+def part(tensors: dict[str, torch.Tensor], group: str) -> dict[str, torch.Tensor]:
+    """The entries GROUP.NAME, by NAME."""
+    return {name.removeprefix(f"{group}."): t for name, t in tensors.items() if name.startswith(f"{group}.")}

@@ -168,7 +168,7 @@ class MetaFusion:
     def _learn(self, raw, groups, train, held) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
         """Steps on random batches; the gates with the smallest held-out loss."""
         options, history = self.options, []
-        every = max(1, options.steps // 20)
+        every = max(1, options.steps // 10)
         best, best_loss = None, float("inf")
         adam = torch.optim.Adam(raw.values(), options.lr) if options.optimizer == "adam" else None
 

@@ -6,6 +6,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
 FULL_SUPPORT = 1024  # values per channel from which on batch statistics are trusted fully
+_SMALL = 1e-12  # added to a variance before its root is inverted, which may be 0
 
 
 def deviation(x: Tensor, running_mean: Tensor, running_var: Tensor) -> tuple[Tensor, Tensor]:
@@ -22,17 +23,17 @@ def deviation(x: Tensor, running_mean: Tensor, running_var: Tensor) -> tuple[Ten
 class _Moments(torch.autograd.Function):
     """Mean and biased variance per channel of x (N, C, ...), in float32 or x's own float64.
 
-    PyTorch's `var` over the dimensions of a channels-last map, and what autograd keeps for it, took more than half of a
-    step of dreaming (benchmarks/dreams.py). The gradient needs x alone: (d_mean + 2 d_variance (x - mean)) / count.
+    By BatchNorm's own kernel: PyTorch's `var` over the dimensions of a channels-last map, and what autograd keeps for
+    it, took more than half of a step of dreaming (benchmarks/dreams.py). The gradient needs x alone:
+    (d_mean + 2 d_variance (x - mean)) / count.
     """
 
     @staticmethod
     def forward(ctx, x: Tensor) -> tuple[Tensor, Tensor]:
-        values = x.movedim(1, -1).flatten(0, -2)
-        values = values if values.dtype == torch.float64 else values.float()
-        mean = values.mean(0)
+        affine = x.new_zeros(x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32))  # its type is the result's
+        _, mean, inverse = torch.native_batch_norm(x, affine, affine, None, None, True, 0.0, _SMALL)
         ctx.save_for_backward(x, mean)
-        return mean, (values - mean).square().mean(0)
+        return mean, inverse.square().reciprocal()
 
     @staticmethod
     @once_differentiable

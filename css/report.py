@@ -88,10 +88,16 @@ def iou_table(results: dict) -> str:
     last = results["tasks"][-1]
     classes = [[names[c], percent(iou)] for c, iou in zip(results["class_order"], last["iou"], strict=False)]
     run = " ".join(config[key] for key in ("dataset", "protocol", "setting"))
-    unfinished = "" if results["complete"] else " This run is not finished."
     return (
         f"{run}, {config['method']}, seed {config['seed']}: mIoU in %\n\n{table}\n\n"
         f"avg {percent(results['avg'])}. old = classes of task 0, background included; new = classes of the "
-        f"later tasks; avg = mean of all over the tasks.{unfinished}\n\n"
+        f"later tasks; avg = mean of all over the tasks.{remarks(results)}\n\n"
         f"After task {last['index']}:\n\n{markdown(['class', 'IoU'], classes)}\n"
     )
+
+
+def remarks(results: dict) -> str:
+    """What a reader of a run's table must know: kept images, and tasks that are still to come."""
+    memory = results["config"].get("options", {}).get("memory")
+    kept = f" {memory} images of every task are kept." if memory else ""
+    return kept + ("" if results["complete"] else " This run is not finished.")

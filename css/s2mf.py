@@ -1,12 +1,11 @@
 """Split2MetaFusion (arXiv 2312.07082) around any base method: slow model, fast model, dreams, gated fusion."""
 
-import dataclasses
 import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from css.batchnorm import BatchNormMode
 from css.dream import Dreamer, DreamOptions, Dreams, draw_dreams
-from css.files import save_tensors
+from css.files import part, prefixed, save_tensors
 from css.fusion import FusionOptions, MetaFusion
 from css.gates import linear
 from css.layouts import LayoutStatistics
@@ -24,6 +23,7 @@ from css.model import Segmenter, load_state
 from css.nullspace import GradientStatistics, Rule, for_parameters, project_total, project_updates, projector
 from css.reestimate import reestimate_batch_norm
 from css.trainer import Trainer
+from css.wrapper import Wrapper, wrap
 from tasks import InputError, Task
 from tasks.source import BACKGROUND
 from tasks.voc import voc_palette
@@ -76,24 +76,20 @@ class S2mfOptions:
     fuse: FusionOptions = field(default_factory=FusionOptions)
 
 
-class Split2MetaFusion(Method):
+class Split2MetaFusion(Wrapper):
     """Algorithm 1 of the paper. Both models are trained with the losses of the base method, and share its epochs."""
 
-    Base: ClassVar[type[Method]]
+    Options = S2mfOptions
 
     def __init__(self, options=None):
         super().__init__(options)
-        self.base = self.Base(self.options.base)
         self.statistics = GradientStatistics()  # of all tasks so far
         self.layouts = LayoutStatistics()
         self.images = 0  # of all tasks so far
         self.record: dict[str, Tensor] = {}  # of the task that is being learnt, for FILE
 
     def check(self, config):
-        try:
-            self.base.check(config)
-        except InputError as error:
-            raise InputError(str(error).replace("--options.", "--options.base.")) from None
+        super().check(config)
         if self.options.fusion != "none" and self.options.projector != "all" and config.epochs(1) < 2:
             raise InputError(
                 f"Split2MetaFusion with --options.projector {self.options.projector} divides the epochs of a task "
@@ -130,7 +126,7 @@ class Split2MetaFusion(Method):
         with trainer.autocast():
             fused = trainer.once("fusion", lambda: self._fuse(task, model, slow, fast, teacher, old, new, trainer))
         model.load_state_dict(part(fused, "state"))
-        self.record = _prefixed(slow=slow, fast=fast, old=_tensors(old), new=_tensors(new))
+        self.record = prefixed(slow=slow, fast=fast, old=_tensors(old), new=_tensors(new))
         self.record |= {name: value for name, value in fused.items() if not name.startswith("state.")}
 
     @property
@@ -198,7 +194,7 @@ class Split2MetaFusion(Method):
         else:
             state, gates, history = fusion.fuse(old_images, new_images)
             losses = {name: torch.tensor([entry[name] for entry in history]) for name in ("old", "new")}
-            found = _prefixed(gate=gates, history=losses)
+            found = prefixed(gate=gates, history=losses)
         if options.fuse.statistics != "interpolate":
             load_state(model, state)
             images = [old_images, new_images]
@@ -206,7 +202,7 @@ class Split2MetaFusion(Method):
                 images.append(_first_images(task, model, trainer, len(old_images)))
             reestimate_batch_norm(model, torch.cat(images).split(trainer.config.train.batch))
             state = snapshot(model)
-        return _prefixed(state=state) | found
+        return prefixed(state=state) | found
 
     def finish(self, task, model, trainer):
         """The statistics of this task join those of the earlier ones; taken on the fused model."""
@@ -236,11 +232,11 @@ class Split2MetaFusion(Method):
                 pass
         gradients.reduce(trainer.processes)
         layouts.reduce(trainer.processes)
-        return _prefixed(gradients=gradients.tensors(), layouts=layouts.tensors())
+        return prefixed(gradients=gradients.tensors(), layouts=layouts.tensors())
 
     def tensors(self):
         parts = {"gradients": self.statistics.tensors(), "layouts": self.layouts.tensors()}
-        return _prefixed(base=self.base.tensors(), **parts) | {"images": torch.tensor(self.images)}
+        return prefixed(base=self.base.tensors(), **parts) | {"images": torch.tensor(self.images)}
 
     def load_tensors(self, tensors):
         self.base.load_tensors(part(tensors, "base"))
@@ -249,7 +245,7 @@ class Split2MetaFusion(Method):
         self.images = int(tensors["images"])
 
     def store(self, home, task, model):
-        self.base.store(home, task, model)
+        super().store(home, task, model)
         if self.record:
             save_tensors(home / FILE, self.record)
             palette = class_palette(task.seen_classes)
@@ -259,24 +255,8 @@ class Split2MetaFusion(Method):
 
 
 @functools.cache
-def around(base: type[Method]) -> type[Split2MetaFusion]:
-    """The class of Split2MetaFusion around a base method; its options are `--options.base.NAME`."""
-    if base.joint or base.learn is not Method.learn:
-        raise InputError(
-            "Split2MetaFusion needs a base method that learns every task by its losses alone, for example plop+s2mf, "
-            "mib+s2mf or finetune+s2mf."
-        )
-    options = dataclasses.make_dataclass(
-        f"{base.__name__}S2mfOptions", [("base", base.Options, field(default_factory=base.Options))],
-        bases=(S2mfOptions,), frozen=True,
-    )  # fmt: skip
-    members = {
-        "Base": base,
-        "Options": options,
-        "segmentation_only": base.segmentation_only,
-        "summary": f"Split2MetaFusion around {base.__name__}",
-    }
-    return type(f"{base.__name__}S2mf", (Split2MetaFusion,), members)
+def around(base: type[Method]) -> type[Wrapper]:
+    return wrap(Split2MetaFusion, base, "s2mf")
 
 
 def _label_loss(model: Segmenter, images: Tensor, labels: Tensor) -> Tensor:
@@ -330,12 +310,3 @@ def snapshot(model: nn.Module) -> dict[str, Tensor]:
 
 def _tensors(dreams: Dreams) -> dict[str, Tensor]:
     return {"images": dreams.images, "queries": dreams.queries}
-
-
-def _prefixed(**groups: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {f"{group}.{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
-
-
-def part(tensors: dict[str, Tensor], group: str) -> dict[str, Tensor]:
-    """The entries GROUP.NAME, by NAME."""
-    return {name.removeprefix(f"{group}."): t for name, t in tensors.items() if name.startswith(f"{group}.")}

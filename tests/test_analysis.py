@@ -171,7 +171,7 @@ def test_command_writes_pictures_and_numbers(runs, data):
     assert outcome.code == 0, outcome.err
     for run in ("meta", "old"):
         found = json.loads((runs / run / "analysis" / "task_1.json").read_text())
-        assert set(found["models"]) == {"old", "slow", "fast", "fused"}
+        assert set(found["models"]) == {"old", "slow", "fast", "fused", "fused_real"}
         for picture in ("path", "landscape", "gates", "dreams-old", "dreams-new"):
             assert (runs / run / "analysis" / f"task_1-{picture}.png").stat().st_size > 500
         for dreams, classes in (("old", {"1", "2"}), ("new", {"3"})):
@@ -181,7 +181,7 @@ def test_command_writes_pictures_and_numbers(runs, data):
         assert (x, y, distance) == (0, 0, 0)
     assert (runs / "meta" / "analysis" / "increase.png").exists()
     assert not (runs / "old" / "analysis" / "increase.png").exists()
-    assert "| fused" in outcome.out and "best mean" in outcome.out
+    assert all(row in outcome.out for row in ("| fused", "| gates on real images", "| best mean"))
 
 
 def test_fused_model_of_the_table_is_the_stored_one(runs):

@@ -1,0 +1,47 @@
+"""Methods around a base method: `BASE+NAME`. Options of the base method are `--options.base.NAME`."""
+
+import dataclasses
+from dataclasses import field
+from typing import ClassVar
+
+from css.method import Method
+from tasks import InputError
+
+
+class Wrapper(Method):
+    """`self.base` is the base method with its own options; made into a class of its own by `wrap`."""
+
+    Base: ClassVar[type[Method]]
+
+    def __init__(self, options=None):
+        super().__init__(options)
+        self.base = self.Base(self.options.base)
+
+    def check(self, config):
+        try:
+            self.base.check(config)
+        except InputError as error:
+            raise InputError(str(error).replace("--options.", "--options.base.")) from None
+
+    def store(self, home, task, model):
+        self.base.store(home, task, model)
+
+
+def wrap(wrapper: type[Wrapper], base: type[Method], suffix: str) -> type[Wrapper]:
+    """The class of `wrapper` around a base method. Raises InputError for a base that does more than give losses."""
+    if base.joint or base.learn is not Method.learn:
+        raise InputError(
+            f"+{suffix} needs a base method that learns every task by its losses alone, for example plop+{suffix}, "
+            f"mib+{suffix} or finetune+{suffix}."
+        )
+    options = dataclasses.make_dataclass(
+        f"{base.__name__}{wrapper.Options.__name__}",
+        [("base", base.Options, field(default_factory=base.Options))], bases=(wrapper.Options,), frozen=True,
+    )  # fmt: skip
+    members = {
+        "Base": base,
+        "Options": options,
+        "segmentation_only": base.segmentation_only,
+        "summary": f"{wrapper.__name__} around {base.__name__}",
+    }
+    return type(f"{base.__name__}{wrapper.__name__}", (wrapper,), members)
