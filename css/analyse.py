@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from css.analysis import Batches, Split, State, compare, gate_shares, landscape, make_split, measure, recognised
-from css.analysis_pictures import draw_gates, draw_landscape, draw_path
+from css.analysis_pictures import draw_gates, draw_landscape, draw_path, draw_story
 from css.config import RunConfig
 from css.dream import draw_dreams
 from css.files import load_tensors, part, write_json
@@ -19,6 +19,7 @@ from css.losses import upsample
 from css.model import Segmenter, load_state
 from css.processes import Processes
 from css.report import markdown, percent
+from css.results import read_results
 from css.run import task_folder
 from css.s2mf import FILE, class_palette
 from css.trainer import autocast, make_loader
@@ -127,6 +128,9 @@ class Analysis:
             draw_landscape(self.home / f"{self.name}-landscape.png", title, found["landscape"])
         if found["gates"]:
             draw_gates(self.home / f"{self.name}-gates.png", f"{self.name}: gates", found["gates"])
+        tasks = read_results(self.home.parent)["tasks"][: self.task.index + 1]
+        dreams = self.home / f"{self.name}-dreams-old.png"
+        draw_story(self.home / f"{self.name}-story.png", f"{self.home.parent.name}, {self.name}", found, dreams, tasks)
 
 
 def require_fused(run: Path, index: int) -> None:

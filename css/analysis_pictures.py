@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import imread
 
 from css.curves import save_figure
 
@@ -16,16 +18,21 @@ def draw_path(path: Path, title: str, found: dict[str, Any]) -> None:
     """Loss of old and new classes from the fast (0) to the slow model (1); dashed: the gated fusion."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
+    _path(axes, found)
+    axes.set_title(title)
+    save_figure(figure, path)
+
+
+def _path(axes: Axes, found: dict[str, Any]) -> None:
     for group, colour in _COLOURS.items():
         points = [(point["alpha"], point[f"{group}_loss"]) for point in found["path"]]
         axes.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=3, label=f"{group} classes")
         fused = found["models"]["fused"][f"{group}_loss"]
         if fused is not None:
             axes.axhline(fused, color=colour, linestyle="--", label=f"{group} classes, fused")
-    axes.set(title=title, xlabel="share of the slow model", ylabel="loss on test images")
+    axes.set(xlabel="share of the slow model", ylabel="loss on test images")
     axes.grid(alpha=0.3)
     axes.legend()
-    save_figure(figure, path)
 
 
 def draw_landscape(path: Path, title: str, found: dict[str, Any]) -> None:
@@ -51,14 +58,47 @@ def draw_gates(path: Path, title: str, shares: list[dict[str, Any]]) -> None:
     """Mean and middle half of the gates of every layer, first layer on the left."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     axes = figure.subplots()
+    _gates(axes, shares)
+    axes.set_title(title)
+    save_figure(figure, path)
+
+
+def _gates(axes: Axes, shares: list[dict[str, Any]]) -> None:
     places = range(len(shares))
     axes.fill_between(places, [s["quartiles"][0] for s in shares], [s["quartiles"][2] for s in shares], alpha=0.3,
                       label="middle half of the channels")  # fmt: skip
     axes.plot(places, [s["mean"] for s in shares], marker="o", markersize=3, label="mean")
-    axes.set(title=title, xlabel="layer", ylabel="share of the slow model", ylim=(0, 1))
+    axes.set(xlabel="layer", ylabel="share of the slow model", ylim=(0, 1))
     axes.set_xticks(places[:: max(1, len(places) // 12)], [s["layer"] for s in shares][:: max(1, len(places) // 12)],
                     rotation=40, ha="right", fontsize=7)  # fmt: skip
     axes.legend()
+
+
+def draw_story(path: Path, title: str, found: dict[str, Any], dreams: Path, tasks: list[dict[str, Any]]) -> None:
+    """One figure of a task: its dreams (a PNG), the gates they lead to, what those do to the losses between fast and
+    slow model, and mIoU after every task so far (`tasks` of results.json)."""
+    figure = Figure(figsize=(14, 9), layout="constrained")
+    figure.suptitle(title)
+    top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.3))
+    axes = top.subplots()
+    axes.imshow(imread(dreams))
+    axes.set_axis_off()
+    axes.set_title(
+        "dreams of old classes, what they were asked to show (grey: anything), and what the fused model sees"
+    )
+    left, middle, right = bottom.subplots(1, 3)
+    if found["gates"]:
+        _gates(left, found["gates"])
+    left.set_title("gates learnt on the dreams")
+    _path(middle, found)
+    middle.set_title("from the fast to the slow model")
+    for group in ("old", "new", "all"):
+        values = [task["groups"][group] for task in tasks]
+        heights = [float("nan") if value is None else 100 * value for value in values]
+        right.plot(heights, color=_COLOURS.get(group, "black"), marker="o", markersize=4, label=group)
+    right.set(xlabel="task", ylabel="mIoU in %", xticks=range(len(tasks)), ylim=(0, 100), title="after every task")
+    right.grid(alpha=0.3)
+    right.legend()
     save_figure(figure, path)
 
 

@@ -172,7 +172,7 @@ def test_command_writes_pictures_and_numbers(runs, data):
     for run in ("meta", "old"):
         found = json.loads((runs / run / "analysis" / "task_1.json").read_text())
         assert set(found["models"]) == {"old", "slow", "fast", "fused", "fused_real"}
-        for picture in ("path", "landscape", "gates", "dreams-old", "dreams-new"):
+        for picture in ("path", "landscape", "gates", "dreams-old", "dreams-new", "story"):
             assert (runs / run / "analysis" / f"task_1-{picture}.png").stat().st_size > 500
         for dreams, classes in (("old", {"1", "2"}), ("new", {"3"})):
             assert set(found["dreams"][dreams]) == {"teacher", "fused", "judge"}
