@@ -67,8 +67,10 @@ class Analysis:
     def _fused_on_real_images(self) -> State:
         """Gates between the same two models, learnt on training images of old and of new classes in place of dreams:
         what the best of dreams could reach."""
-        shows_old = self.task.source.presence("train")[:, [c for c in self.task.old_classes if c != BACKGROUND]].any(1)
-        old, new = self._crops(np.flatnonzero(shows_old)), self._crops(self.task.train_indices)
+        presence = self.task.source.presence("train")
+        shows_old = presence[:, [c for c in self.task.old_classes if c != BACKGROUND]].any(1)
+        shows_new = presence[:, self.task.new_classes].any(1)  # which the teacher calls background
+        old, new = self._crops(np.flatnonzero(shows_old & ~shows_new)), self._crops(self.task.train_indices)
         fusion = MetaFusion(
             self.fused, self.split.slow, self.split.fast, self.old, self.split.num_old, self.config.options.fuse,
             self.config.seed, [self.split.new_classifier], kind_of(self.config.dataset).old_kl,

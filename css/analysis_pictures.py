@@ -89,13 +89,18 @@ def draw_story(path: Path, title: str, found: dict[str, Any], dreams: Path, task
     left, middle, right = bottom.subplots(1, 3)
     if found["gates"]:
         _gates(left, found["gates"])
-    left.set_title("gates learnt on the dreams")
+        left.set_title("gates learnt on the dreams")
+    else:
+        left.set_axis_off()
+        left.set_title("one coefficient, no gates")
     _path(middle, found)
-    middle.set_title("from the fast to the slow model")
-    for group in ("old", "new", "all"):
+    middle.set_title("from the fast to the slow model (new: of this task)")
+    # other colours: here old and new are the groups of the tables
+    for group, label, colour in (("old", "classes of task 0", "tab:green"), ("new", "of later tasks", "tab:purple"),
+                                 ("all", "all", "black")):  # fmt: skip
         values = [task["groups"][group] for task in tasks]
         heights = [float("nan") if value is None else 100 * value for value in values]
-        right.plot(heights, color=_COLOURS.get(group, "black"), marker="o", markersize=4, label=group)
+        right.plot(heights, color=colour, marker="o", markersize=4, label=label)
     right.set(xlabel="task", ylabel="mIoU in %", xticks=range(len(tasks)), ylim=(0, 100), title="after every task")
     right.grid(alpha=0.3)
     right.legend()

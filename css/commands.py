@@ -20,7 +20,7 @@ from css.evaluate import evaluate as evaluate_task
 from css.evaluate import predict as predict_channels
 from css.jobs import default_jobs, run_cell, run_cells
 from css.kinds import kind_of
-from css.method import METHODS, method_class
+from css.method import METHODS, WRAPPERS, method_class
 from css.model import Segmenter
 from css.pictures import write_png
 from css.processes import Processes
@@ -191,7 +191,10 @@ def list_all() -> None:
     print("Data sets: " + ", ".join(settings.PRESETS))
     print("Methods:")
     for name in METHODS:
-        print(f"  {name:10} {method_class(name).summary}")
+        print(f"  {name:11} {method_class(name).summary}")
+    print("Around any of them that learns by its losses alone, for example plop:")
+    for name in WRAPPERS:
+        print(f"  {f'plop+{name}':11} {method_class(f'plop+{name}').summary}")
 
 
 def _named(cells: list[Cell], name: str, recipe: Path) -> Cell:

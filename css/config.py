@@ -60,7 +60,7 @@ class TrainConfig:
     batch_norm_lr: float | None = None
     """Learning rate of BatchNorm's weights and biases, in every task, if different."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Autocast type; auto is bf16 where the hardware multiplies it (GPU, CPU with AMX), else fp32."""
+    """Autocast type; auto is bf16 where the hardware multiplies it (GPU, CPU with AMX or AVX512-BF16), else fp32."""
     bn_group: int | None = None
     """BatchNorm statistics over groups of this many images: 12 on one GPU with --train.batch 24 is "2 x 12 images"."""
     sync_bn: bool = False
@@ -214,7 +214,7 @@ def resolve(config: RunConfig) -> RunConfig:
     bf16 = (
         torch.cuda.is_bf16_supported(including_emulation=False)
         if torch.cuda.is_available()
-        else torch.cpu._is_amx_tile_supported()
+        else torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     )
     return dataclasses.replace(config, train=dataclasses.replace(config.train, precision="bf16" if bf16 else "fp32"))
 

@@ -98,6 +98,7 @@ def iou_table(results: dict) -> str:
 
 def remarks(results: dict) -> str:
     """What a reader of a run's table must know: kept images, and tasks that are still to come."""
-    memory = results["config"].get("options", {}).get("memory")
-    kept = f" {memory} images of every task are kept." if memory else ""
+    options = results["config"].get("options", {})
+    memory = options.get("memory") or options.get("base", {}).get("memory")  # of +replay, perhaps with +s2mf around it
+    kept = f" Up to {memory} images of every task are kept." if memory else ""
     return kept + ("" if results["complete"] else " This run is not finished.")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from css.batchnorm import BatchNormMode
 from css.dream import Dreamer, DreamOptions, Dreams, draw_dreams
 from css.files import part, prefixed, save_tensors
-from css.fusion import FusionOptions, MetaFusion, State
+from css.fusion import FusionOptions, MetaFusion
 from css.gates import linear
 from css.layouts import LayoutStatistics
 from css.losses import cross_entropy, upsample
@@ -49,8 +49,8 @@ class StatisticsOptions:
 class S2mfOptions:
     projector: Projection = "all"
     """Null space in which the slow model is trained: task-preferred (tpnsp: the paper's, Eq. 5-7), of the features
-    (nsp), or none at all: "all" directions are protected, so the slow model is the old one, and the fast model has all
-    epochs (measured best, docs/results.md)."""
+    (nsp), or none at all: "all" directions are protected, so the slow model is the old one (as a task finds it: its
+    background has made room for new classes), and the fast model has all epochs (measured best, docs/results.md)."""
     fusion: Fusion = "meta"
     """How slow and fast model become one: one gate per channel (Eq. 10), one coefficient for all (Eq. 14), or not at
     all: the slow model is trained for all epochs and kept."""
@@ -80,6 +80,7 @@ class Split2MetaFusion(Wrapper):
     """Algorithm 1 of the paper. Both models are trained with the losses of the base method, and share its epochs."""
 
     Options = S2mfOptions
+    summary = "old and new model fused channel by channel, on dreams (arXiv 2312.07082)"
 
     def __init__(self, options=None):
         super().__init__(options)
@@ -115,14 +116,11 @@ class Split2MetaFusion(Wrapper):
             for channels in _dreamt(task, trainer):
                 trainer.kind.require_room(self.options.dream.count, channels)
         losses = self.base.objective(task, model, teacher, trainer)
-        grown = snapshot(model)
         self.learn_slow(task, model, trainer, losses, epochs - fast_epochs)
         self.record = {}
         if self.options.fusion == "none":
             return
         slow = snapshot(model)
-        if self.options.projector != "none":
-            slow = undo_growth(slow, grown, snapshot(teacher))
         trainer.fit(model, task, losses, "fast", epochs=fast_epochs)
         fast = snapshot(model)
         old, new = self._dreams(task, model, teacher, trainer)
@@ -304,17 +302,6 @@ def class_palette(classes: Sequence[int]) -> np.ndarray:
     palette = voc_palette()
     palette[: len(classes)] = palette[list(classes)]
     return palette
-
-
-def undo_growth(slow: State, grown: State, old: State) -> dict[str, Tensor]:
-    """The slow model from the old one's biases: old + (slow - grown) where `grow` has changed an entry.
-
-    `grow` takes log(N_new + 1) off the background's bias, in favour of new classes that look like the background still.
-    The fused model has its new classes from the fast model; a slow model held to where it was would bring a background
-    that is too weak against all other classes, and weaker with every task.
-    """
-    changed = {name: value for name, value in old.items() if not torch.equal(value, grown[name])}
-    return dict(slow) | {name: value + (slow[name] - grown[name]) for name, value in changed.items()}
 
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:

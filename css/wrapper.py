@@ -42,6 +42,5 @@ def wrap(wrapper: type[Wrapper], base: type[Method], suffix: str) -> type[Wrappe
         "Base": base,
         "Options": options,
         "segmentation_only": base.segmentation_only,
-        "summary": f"{wrapper.__name__} around {base.__name__}",
     }
     return type(f"{base.__name__}{wrapper.__name__}", (wrapper,), members)

@@ -10,20 +10,20 @@ from css.losses import cross_entropy
 from css.method import Method, plain_losses
 from css.model import Segmenter
 from css.trainer import Trainer
-from plop_baseline.memory import EpisodicMemory, require_room
-from tasks import InputError, Task
+from plop_baseline.memory import EpisodicMemory, check_memory
+from tasks import Task
 
 
 @dataclass(frozen=True)
 class MemoryOptions:
     memory: int = 100
-    """Images of every task that are kept."""
+    """Images of every task that are kept, at most."""
     batch: int = 32
     """Kept images that are looked at in every step (GEM: of every task)."""
 
 
 class AGem(Method):
-    """Keeps images of old tasks (`--options.memory`, told in the results), which the other methods here do not.
+    """Keeps images of old tasks (`--options.memory`, told in the results).
 
     The gradient is corrected between the backward pass and the optimiser's step; what the optimiser makes of it
     (momentum, weight decay) is not, as in the published code.
@@ -37,12 +37,9 @@ class AGem(Method):
         self.memory = EpisodicMemory()
 
     def check(self, config):
-        for name in ("memory", "batch"):
-            if getattr(self.options, name) < 1:
-                raise InputError(f"--options.{name} {getattr(self.options, name)} must be at least 1.")
+        check_memory(self.options.memory, self.options.batch)
 
     def learn(self, task, model, teacher, trainer):
-        require_room(task, self.options.memory)
         if teacher is None:
             return super().learn(task, model, teacher, trainer)
 

@@ -1,4 +1,4 @@
-"""Episodic memory: some training images of every task are kept, for GEM and A-GEM."""
+"""Episodic memory: some training images of every task are kept, for GEM, A-GEM and replay."""
 
 import numpy as np
 import torch
@@ -16,8 +16,7 @@ class EpisodicMemory:
         self.indices: list[Tensor] = []  # int64, by task
 
     def add(self, task: Task, count: int, seed: int) -> None:
-        """Keeps `count` images of a task, drawn at random. Raises InputError if it has fewer."""
-        require_room(task, count)
+        """Keeps `count` images of a task, drawn at random; all if it has fewer."""
         chosen = np.random.default_rng([seed, task.index]).permutation(task.train_indices)[:count]
         self.indices.append(torch.from_numpy(np.sort(chosen)))
 
@@ -42,10 +41,9 @@ class EpisodicMemory:
         return memory
 
 
-def require_room(task: Task, count: int) -> None:
-    """Raises InputError if a task has fewer images than shall be kept of it."""
-    if count > len(task.train_indices):
-        raise InputError(
-            f"--options.memory {count} is larger than task {task.index}, which has {len(task.train_indices)} training "
-            "images; give a smaller one."
-        )
+def check_memory(memory: int, batch: int) -> None:
+    """Raises InputError for a memory of nothing, or of too few images at a time for BatchNorm's statistics."""
+    if memory < 1:
+        raise InputError(f"--options.memory {memory} must be at least 1.")
+    if batch < 2:
+        raise InputError(f"--options.batch {batch} must be at least 2: BatchNorm has no statistics of one image.")

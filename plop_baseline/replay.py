@@ -1,6 +1,6 @@
 """Replay: some old images are kept and learnt along with every new task, beside the losses of any base method.
 
-How good could memory be? The methods of this toolkit keep no image; this one is to compare them with.
+How good could memory be? Most methods of this toolkit keep no image; this one is to compare them with.
 """
 
 import functools
@@ -10,22 +10,23 @@ from css.files import part, prefixed
 from css.losses import cross_entropy
 from css.method import Method
 from css.wrapper import Wrapper, wrap
-from plop_baseline.memory import EpisodicMemory, require_room
-from tasks import InputError
+from plop_baseline.memory import EpisodicMemory, check_memory
 
 
 @dataclass(frozen=True)
 class ReplayOptions:
     memory: int = 50
-    """Images of every task that are kept."""
+    """Images of every task that are kept, at most."""
     batch: int = 8
-    """Kept images that join every step."""
+    """Kept images that are learnt along in every step, in a forward pass of their own (one for each part of a batch
+    that --train.accumulate divides)."""
 
 
 class Replay(Wrapper):
     """Kept images count with the labels of all classes seen so far."""
 
     Options = ReplayOptions
+    summary = "learns kept images of earlier tasks along with every new one; keeps images"
 
     def __init__(self, options=None):
         super().__init__(options)
@@ -33,13 +34,7 @@ class Replay(Wrapper):
 
     def check(self, config):
         super().check(config)
-        for name in ("memory", "batch"):
-            if getattr(self.options, name) < 1:
-                raise InputError(f"--options.{name} {getattr(self.options, name)} must be at least 1.")
-
-    def learn(self, task, model, teacher, trainer):
-        require_room(task, self.options.memory)
-        super().learn(task, model, teacher, trainer)
+        check_memory(self.options.memory, self.options.batch)
 
     def objective(self, task, model, teacher, trainer):
         losses = self.base.objective(task, model, teacher, trainer)

@@ -111,10 +111,13 @@ def test_unknown_data_set():
         preset("coco")
 
 
-@pytest.mark.parametrize(("amx", "expected"), [(True, "bf16"), (False, "fp32")])
-def test_automatic_precision_is_what_the_hardware_does(monkeypatch, amx, expected):
+@pytest.mark.parametrize(
+    ("amx", "avx512", "expected"), [(True, False, "bf16"), (False, True, "bf16"), (False, False, "fp32")]
+)
+def test_automatic_precision_is_what_the_hardware_does(monkeypatch, amx, avx512, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
     assert resolve(small()).train.precision == expected
     chosen = small(train={"precision": "fp16"})
     assert resolve(chosen) == chosen

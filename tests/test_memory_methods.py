@@ -11,7 +11,7 @@ from css.classification import Classification
 from css.processes import Processes
 from plop_baseline import a_gem, gem
 from plop_baseline.memory import EpisodicMemory
-from tasks import InputError, Stream, split_evenly
+from tasks import Stream, split_evenly
 from tasks.single_shapes import SingleShapes
 
 
@@ -99,6 +99,7 @@ def test_memory_gives_images_of_its_task_with_their_channels(stream):
     assert torch.equal(again, pixels)
 
 
-def test_memory_larger_than_a_task_is_refused(stream):
-    with pytest.raises(InputError, match="--options.memory 1000 is larger than task 0, which has 8 training images"):
-        EpisodicMemory().add(stream.task(0), 1000, seed=0)
+def test_memory_larger_than_a_task_keeps_all_of_it(stream):
+    memory = EpisodicMemory()
+    memory.add(stream.task(0), 1000, seed=0)
+    assert sorted(memory.indices[0].tolist()) == sorted(stream.task(0).train_indices.tolist())

@@ -12,6 +12,7 @@ from css.files import load_tensors
 from css.losses import cross_entropy
 from css.method import Method, method_class
 from css.processes import Processes
+from css.report import remarks
 from css.segmentation import Segmentation
 from plop_baseline.replay import Replay, around
 from tasks import Stream
@@ -85,7 +86,7 @@ def test_stream_and_restart(data, tmp_path, monkeypatch):
     assert css(*arguments("whole", *replay)).code == 0
     (epoch,) = read_results(tmp_path / "whole")["tasks"][1]["history"]
     assert {"ce", "pod", "replay"} < epoch.keys() and epoch["replay"] > 0
-    assert "6 images of every task are kept" in css("report", tmp_path / "whole").out
+    assert "Up to 6 images of every task are kept" in css("report", tmp_path / "whole").out
     steps = len((tmp_path / "whole" / "log.jsonl").read_text().splitlines())
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr("css.log.Log.write", kill_at("css.log.Log.write", steps))  # the last of the second task
@@ -101,16 +102,22 @@ def test_stream_and_restart(data, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--method", "plop+replay", "--options.memory", "5000"], "larger than task 0"),
-        (["--method", "plop+replay", "--options.batch", "0"], "--options.batch"),
+        (["--method", "plop+replay", "--options.memory", "0"], "--options.memory 0 must be at least 1"),
+        (["--method", "plop+replay", "--options.batch", "1"], "--options.batch 1 must be at least 2"),
         (["--method", "ewc+replay", "--options.base.weight", "-1"], "--options.base.weight"),
         (["--method", "joint+replay"], "plop+replay"),
-        (["--method", "plop+replay+s2mf", "--train.later-epochs", "2"], "by its losses alone"),
+        (["--method", "a-gem+replay"], "by its losses alone"),
     ],
 )
 def test_bad_input_is_one_sentence(options, words, data, tmp_path):
     outcome = css(*run_arguments(data, tmp_path, "bad", *options, protocol="2-1"))
     assert outcome.code == 2 and words in outcome.complaint
+
+
+def test_kept_images_are_told_within_another_wrapper():
+    options = {"options": {"base": {"memory": 6}}}
+    assert remarks({"config": options, "complete": True}) == " Up to 6 images of every task are kept."
+    assert remarks({"config": {"options": {"base": {}}}, "complete": True}) == ""
 
 
 def test_method_is_found_by_its_name():
