@@ -59,8 +59,7 @@ class Classification:
         order = torch.randperm(count, generator=generator)
         return classes.to(torch.uint8).repeat(-(-count // len(classes)))[:count][order].view(-1, 1, 1)
 
-    @staticmethod
-    def old_kl(teacher, logits, num_old):
+    def old_kl(self, teacher, logits, num_old):
         """Mean over the old heads; the new one has nothing to do with them."""
         return kl_divergence(teacher, logits[:, :num_old])
 

@@ -36,9 +36,6 @@ class FusionOptions:
     """All gates at 0.5, or at the best single coefficient."""
     old_weight: float = 1.0
     """Weight of the old classes' loss."""
-    new_classes: Literal["absent", "background"] = "absent"
-    """What the probability of a new class means on dreams of old ones: an error (absent), or as much background, as in
-    MiB's distillation of photographs (background). Label maps only."""
     held_out: float = 0.25
     """Share of the dreams on which the best gates are chosen."""
     statistics: Literal["interpolate", "dreams", "dreams+images"] = "interpolate"
@@ -66,8 +63,8 @@ class MetaFusion:
 
     `model`: a network of the right architecture, whose own parameters are neither used nor changed. `teacher`: the
     model before the task, with `num_old` output channels. `keep_fast`: prefixes of entries that are taken from the
-    fast model, such as the new classifier. `old_kl(teacher, logits, num_old)`: KL on old images, by default that of
-    `options.new_classes`.
+    fast model, such as the new classifier. `old_kl(teacher, logits, num_old)`: KL on old images, by default with the
+    new classes as background.
     """
 
     def __init__(self, model: nn.Module, slow: State, fast: State, teacher: nn.Module, num_old: int,
@@ -75,7 +72,7 @@ class MetaFusion:
                  old_kl: Callable[[Tensor, Tensor, int], Tensor] | None = None):  # fmt: skip
         self.model, self.slow, self.fast, self.teacher = model, slow, fast, teacher
         self.num_old, self.options, self.seed, self.keep_fast = num_old, options, seed, tuple(keep_fast)
-        self.old_kl = old_kl or (absent_kl if options.new_classes == "absent" else background_kl)
+        self.old_kl = old_kl or background_kl
 
     def fuse(self, old_images: Tensor, new_images: Tensor) -> Fusion:
         """Learns the gates on normalised images (N, C, H, W) of old and of new classes.
@@ -215,14 +212,6 @@ class MetaFusion:
 def kl_divergence(teacher: Tensor, logits: Tensor) -> Tensor:
     """KL(teacher || model), mean over pixels or samples, of logits (N, C, ...). The teacher is a constant."""
     return _mean_kl(teacher, _log_softmax(logits))
-
-
-def absent_kl(teacher: Tensor, logits: Tensor, num_old: int) -> Tensor:
-    """KL(teacher || model) over all channels; the teacher gives new classes no probability.
-
-    teacher (N, num_old, ...), logits (N, C >= num_old, ...).
-    """
-    return _mean_kl(teacher, _log_softmax(logits)[:, :num_old])
 
 
 def background_kl(teacher: Tensor, logits: Tensor, num_old: int) -> Tensor:

@@ -1,7 +1,7 @@
 """What depends on whether pixels or images carry the labels: the one place of the toolkit that asks."""
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -28,7 +28,6 @@ class Kind(Protocol):
     first_object: ClassVar[int]  # the first channel that is a class of its own, after the background if there is one
     record: ClassVar[type]  # of css.record: what tables need of results.json
     columns: "ClassVar[Columns]"  # of the table of a recipe
-    old_kl: ClassVar[Callable[[Tensor, Tensor, int], Tensor] | None]  # of MetaFusion; None: FusionOptions says which
 
     def check(self, config: "RunConfig", method: "Method") -> None:
         """Raises InputError for a method or a setting that makes no sense here."""
@@ -51,6 +50,9 @@ class Kind(Protocol):
 
     def queries(self, count: int, size: int, channels: range, seed: int, layouts: "LayoutStatistics | None") -> Tensor:
         """What dreams shall show: uint8 label maps (count, H, W) of these channels."""
+
+    def old_kl(self, teacher: Tensor, logits: Tensor, num_old: int) -> Tensor:
+        """KL(teacher || model) over the classes that the teacher knows."""
 
     def task_result(self, task: Task, confusion: ConfusionMatrix, groups: list[list[int]]) -> dict[str, Any]:
         """Scores of one task; `groups` are those of the protocol (joint training has a single task)."""

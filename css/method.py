@@ -51,6 +51,7 @@ class Method:
     """
 
     Options: ClassVar[type] = NoOptions  # a frozen dataclass; its fields become --options.NAME
+    fused_options: ClassVar[Any] = None  # the default Options within +s2mf, if they are to differ
     joint: ClassVar[bool] = False  # learn all classes in one single task
     segmentation_only: ClassVar[bool] = False  # needs a background class, or logits that are no log-probabilities
     summary: ClassVar[str] = ""  # one line for `css list`

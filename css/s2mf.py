@@ -257,7 +257,7 @@ class Split2MetaFusion(Wrapper):
 
 @functools.cache
 def around(base: type[Method]) -> type[Wrapper]:
-    return wrap(Split2MetaFusion, base, "s2mf")
+    return wrap(Split2MetaFusion, base, "s2mf", base.fused_options)
 
 
 def _label_loss(model: Segmenter, images: Tensor, labels: Tensor) -> Tensor:

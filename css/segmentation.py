@@ -1,5 +1,6 @@
 """Segmentation, as `css.kinds` needs it: a label per pixel, and a background that all else belongs to."""
 
+from css.fusion import background_kl
 from css.iou_columns import IouColumns
 from css.layouts import require_room, sample_layouts
 from css.losses import upsample
@@ -18,7 +19,6 @@ class Segmentation:
     first_object = BACKGROUND + 1
     record = IouRecord
     columns = IouColumns()
-    old_kl = None
 
     def check(self, config, method):
         """Everything works."""
@@ -44,6 +44,9 @@ class Segmentation:
 
     def queries(self, count, size, channels, seed, layouts):
         return sample_layouts(count, size, channels, seed, layouts)
+
+    def old_kl(self, teacher, logits, num_old):
+        return background_kl(teacher, logits, num_old)
 
     def task_result(self, task, confusion, groups):
         return task_result(task, confusion, len(groups[0]))

@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from css.method import Method
 from tasks import InputError
@@ -27,8 +27,11 @@ class Wrapper(Method):
         self.base.store(home, task, model)
 
 
-def wrap(wrapper: type[Wrapper], base: type[Method], suffix: str) -> type[Wrapper]:
-    """The class of `wrapper` around a base method. Raises InputError for a base that does more than give losses."""
+def wrap(wrapper: type[Wrapper], base: type[Method], suffix: str, base_options: Any = None) -> type[Wrapper]:
+    """The class of `wrapper` around a base method, whose options are by default `base_options`, if they are given.
+
+    Raises InputError for a base that does more than give losses.
+    """
     if base.joint or base.learn is not Method.learn:
         raise InputError(
             f"+{suffix} needs a base method that learns every task by its losses alone, for example plop+{suffix}, "
@@ -36,7 +39,8 @@ def wrap(wrapper: type[Wrapper], base: type[Method], suffix: str) -> type[Wrappe
         )
     options = dataclasses.make_dataclass(
         f"{base.__name__}{wrapper.Options.__name__}",
-        [("base", base.Options, field(default_factory=base.Options))], bases=(wrapper.Options,), frozen=True,
+        [("base", base.Options, field(default_factory=lambda: base_options or base.Options()))],
+        bases=(wrapper.Options,), frozen=True,
     )  # fmt: skip
     members = {
         "Base": base,

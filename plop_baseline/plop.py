@@ -29,6 +29,9 @@ class PlopOptions:
 
 class Plop(Method):
     Options = PlopOptions
+    # A fused model is less sure of the background than a trained one, and less after every task. The published
+    # arithmetic has the same threshold for it, about 0.005, whatever the model: it ends up accepting nothing.
+    fused_options = PlopOptions(thresholds="median")
     segmentation_only = True
     summary = "local POD distillation and entropy pseudo-labels (CVPR 2021)"
 

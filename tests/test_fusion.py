@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from css.fusion import FusionOptions, MetaFusion, absent_kl, background_kl, kl_divergence
+from css.fusion import FusionOptions, MetaFusion, background_kl, kl_divergence
 from css.gates import by_entry, gate_groups, interpolate, linear, with_constant_statistics
 from css.model import Segmenter
 from tasks import InputError
@@ -165,21 +165,6 @@ def test_background_may_become_a_new_class():
     assert background_kl(teacher, other, 3).item() > 1e-2
 
 
-def test_an_absent_class_costs_what_it_takes_from_the_background():
-    """Half of the background's probability for a new class: log 2 wherever the teacher sees background. It is the KL to
-    a teacher that has the new channels, and gives them nothing."""
-    teacher = torch.randn(2, 3, 4, 4, dtype=torch.float64)
-    half = torch.cat([teacher, teacher[:, :1]], 1)
-    half[:, [0, 3]] -= math.log(2)
-    expected = math.log(2) * teacher.softmax(1)[:, 0].mean()
-    assert absent_kl(teacher, half, 3).item() == pytest.approx(expected.item())
-    padded = torch.cat([teacher, torch.full_like(teacher[:, :1], -800.0)], 1)
-    logits = torch.randn(2, 4, 4, 4, dtype=torch.float64)
-    assert absent_kl(teacher, logits, 3).item() == pytest.approx(kl_divergence(padded, logits).item())
-    assert absent_kl(teacher, padded, 3).item() == pytest.approx(0, abs=1e-12)
-    assert kl_divergence(teacher, half[:, :3]).item() != pytest.approx(expected.item(), rel=1e-3)  # not a soft-max of 3
-
-
 # ---------------------------------------------------------------- learning
 
 
@@ -218,16 +203,6 @@ def test_gates_lower_the_loss_and_keep_the_new_classifier(models):
     model.load_state_dict(found.state)
     model.eval().load_state_dict(before)
     assert len(found.history) == 12 and {"old", "new", "held_out"} == set(found.history[0])
-
-
-def test_the_option_says_what_a_new_class_costs_on_old_images(models):
-    """The same network in both: the new class's probability is an error, or background."""
-    model, slow, fast, teacher = models
-    absent, background = (fusion(model, slow, fast, teacher, new_classes=name) for name in ("absent", "background"))
-    logits = torch.func.functional_call(model, dict(fast), IMAGES).logits
-    expected = [kl(teacher(IMAGES).logits, logits, 3).item() for kl in (absent_kl, background_kl)]
-    found = [maker.loss(fast, IMAGES, IMAGES)[0] for maker in (absent, background)]
-    assert found == pytest.approx(expected, rel=1e-4) and found[0] > found[1]
 
 
 def test_same_seed_same_gates(models):

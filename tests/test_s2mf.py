@@ -192,7 +192,7 @@ def test_killed_in_any_stage(moment, runs, data, tmp_path, monkeypatch):
 
 def test_configuration_round_trip(runs):
     saved = settings.read(runs("given"))
-    assert saved["options"]["alpha"] == 0.25 and saved["options"]["base"]["thresholds"] == "official"
+    assert saved["options"]["alpha"] == 0.25 and saved["options"]["base"]["thresholds"] == "median"
     assert settings.as_dict(settings.from_dict(saved, "test"))["options"] == saved["options"]
     assert css("report", runs("given")).code == 0
 
@@ -227,6 +227,16 @@ def test_too_few_dreams_are_refused_before_training(runs, data, tmp_path):
     outcome = css(*run_arguments(data, tmp_path, "few", *options, protocol="2-1"))
     assert outcome.code == 2 and "--options.dream.count 1 leaves no room" in outcome.complaint
     assert not (tmp_path / "few" / "task_1.work" / "slow.safetensors").exists()
+
+
+def test_thresholds_are_medians_around_plop():
+    """And with options of the base that a recipe names beside them; PLOP itself has the published ones."""
+    assert method_class("plop+s2mf").Options().base.thresholds == "median"
+    assert method_class("plop").Options().thresholds == "official"
+    default = settings.preset("voc", "plop+s2mf")
+    config = settings.merge(default, {"options": {"base": {"pod_factor": 0.5}}}, "test")
+    assert (config.options.base.pod_factor, config.options.base.thresholds) == (0.5, "median")
+    assert method_class("plop+replay").Options().base.thresholds == "official"
 
 
 def test_the_wrapped_class_is_a_method_of_its_own():
