@@ -13,7 +13,6 @@ from css.analysis_pictures import draw_gates, draw_landscape, draw_path, draw_st
 from css.config import RunConfig
 from css.dream import draw_dreams
 from css.files import load_tensors, part, write_json
-from css.fusion import MetaFusion
 from css.kinds import kind_of
 from css.losses import upsample
 from css.model import Segmenter, load_state
@@ -21,7 +20,7 @@ from css.processes import Processes
 from css.report import markdown, percent
 from css.results import read_results
 from css.run import task_folder
-from css.s2mf import FILE, class_palette
+from css.s2mf import FILE, class_palette, fusion_of
 from css.trainer import autocast, make_loader
 from tasks import InputError, Task
 from tasks.images import CentreCrop, TaskImages, TestBatches
@@ -71,10 +70,7 @@ class Analysis:
         shows_old = presence[:, [c for c in self.task.old_classes if c != BACKGROUND]].any(1)
         shows_new = presence[:, self.task.new_classes].any(1)  # which the teacher calls background
         old, new = self._crops(np.flatnonzero(shows_old & ~shows_new)), self._crops(self.task.train_indices)
-        fusion = MetaFusion(
-            self.fused, self.split.slow, self.split.fast, self.old, self.split.num_old, self.config.options.fuse,
-            self.config.seed, [self.split.new_classifier], kind_of(self.config.dataset).old_kl,
-        )  # fmt: skip
+        fusion = fusion_of(self.task, self.config, self.fused, self.split.slow, self.split.fast, self.old)
         return fusion.fuse(old, new).state
 
     def _crops(self, indices: np.ndarray) -> Tensor:

@@ -84,4 +84,4 @@ class Classification:
         """Nothing: there is no mask to show."""
 
     def require_masks(self, what):
-        raise InputError(f"{what} draws masks, which a network for image labels does not make.")
+        raise InputError(f"{what} needs a network that draws masks, not one for image labels.")

@@ -88,6 +88,7 @@ def evaluate(run: tyro.conf.Positional[Path], /, task: int | None = None, data_r
     """
     config, stream = _open_run(run, data_root)
     if geometry:
+        kind_of(config.dataset).require_masks("css evaluate --geometry")
         config = dataclasses.replace(config, evaluation=geometry)
     index = _finished_task(run, task)
     processes = Processes.join()

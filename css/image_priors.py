@@ -51,11 +51,6 @@ def total_variation(images: Tensor) -> Tensor:
     return sum(difference.norm() for difference in _differences(images))
 
 
-def absolute_variation(images: Tensor) -> Tensor:
-    """The same with the mean of the absolute differences."""
-    return sum(difference.abs().mean() for difference in _differences(images))
-
-
 def mean_norm(images: Tensor) -> Tensor:
     """Mean over the images of their Euclidean norm."""
     return images.flatten(1).norm(dim=1).mean()

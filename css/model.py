@@ -90,6 +90,11 @@ class Segmenter(nn.Module):
         return copy.deepcopy(self).eval().requires_grad_(False)
 
 
+def snapshot(model: nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of the state of a network."""
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
 def load_state(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
     """load_state_dict for use within an autocast block, which would go on with the casts of the weights it has seen."""
     model.load_state_dict(state)

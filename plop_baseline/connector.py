@@ -6,7 +6,8 @@ from torch.nn import functional as F
 
 from css.gates import linear
 from css.method import plain_losses
-from css.s2mf import snapshot
+from css.model import snapshot
+from css.options import require_values
 from plop_baseline.nsp import Nsp, NspOptions
 
 
@@ -28,6 +29,13 @@ class Connector(Nsp):
 
     Options = ConnectorOptions
     summary = "mean of NSP and a model with feature distillation (CVPR 2022)"
+
+    def check(self, config):
+        super().check(config)
+        require_values(self.options, "--options", {
+            "fast_share": (0 < self.options.fast_share < 1, "between 0 and 1"),
+            "feature_weight": (self.options.feature_weight >= 0, "at least 0"),
+        })  # fmt: skip
 
     def learn(self, task, model, teacher, trainer):
         if teacher is None:

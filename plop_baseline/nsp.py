@@ -1,22 +1,25 @@
 """NSP, that is Adam-NSCL (Wang et al., CVPR 2021): every update lies in the null space of the features of old tasks."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from css.batchnorm import BatchNormMode
 from css.nullspace import Rule
-from css.s2mf import Fusion, Projection, around
+from css.slow import SlowModel
+from css.wrapper import wrap
 from plop_baseline.finetune import Finetune
+
+_Slow = wrap(SlowModel, Finetune, "nsp")
 
 
 @dataclass(frozen=True)
-class NspOptions(around(Finetune).Options):
-    projector: Projection = "nsp"
-    fusion: Fusion = "none"
+class NspOptions(_Slow.Options):
+    projector: Literal["none", "nsp", "tpnsp"] = "nsp"
     batch_norm: BatchNormMode | None = "freeze-stats"
     rule: Rule = field(default_factory=lambda: Rule("energy", 0.01))
 
 
-class Nsp(around(Finetune)):
+class Nsp(_Slow):
     """The slow model of Split2MetaFusion alone, around fine-tuning, with the null space of the features.
 
     Differs from the published code: free are the directions with the last 1 % of the features' energy, where the code

@@ -95,7 +95,7 @@ def test_report_evaluate_and_what_draws_masks(runs):
     shown = css("evaluate", run, "--task", "1").out
     for value in results(run)["tasks"][1]["accuracy"]:
         assert f"{100 * value:.2f}" in shown
-    for command in (["predict", run, "photo.jpg"], ["analyse", run]):
+    for command in (["predict", run, "photo.jpg"], ["analyse", run], ["evaluate", run, "--geometry", "whole"]):
         outcome = css(*command)
         assert outcome.code == 2 and "image labels" in outcome.complaint
     assert (run / "task_1" / "dreams-old.png").exists()
@@ -151,6 +151,7 @@ def test_table_of_methods_has_accuracies(tmp_path):
         ("a-gem", ["--options.memory", "0"], "--options.memory 0 must be at least 1"),
         ("gem", ["--options.batch", "0"], "--options.batch"),
         ("mas", ["--options.weight", "-1"], "--options.weight"),
+        ("connector", ["--options.fast-share", "0"], "--options.fast-share 0"),
         ("finetune", ["--model.encoder", "resnet18"], "preact18"),
         ("finetune", ["--evaluation", "whole"], "--evaluation whole"),
         ("finetune", ["--train.halve-at", "1.5"], "--train.halve-at"),
@@ -160,6 +161,12 @@ def test_table_of_methods_has_accuracies(tmp_path):
 def test_bad_input_is_one_sentence(method, options, words, tmp_path):
     outcome = css(*arguments(tmp_path, "bad", method, *options))
     assert outcome.code == 2 and words in outcome.complaint
+
+
+@pytest.mark.parametrize("method", ["nsp", "connector"])
+def test_options_of_the_slow_model_without_those_of_dreams_and_fusion(method):
+    text = css("run", "shapes-cls", "2-split", "--method", method, "--help").out
+    assert "--options.rule.kind" in text and "--options.dream" not in text and "--options.fuse" not in text
 
 
 @pytest.mark.parametrize("protocol", ["3-split", "2-2", "split"])

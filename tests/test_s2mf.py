@@ -158,13 +158,14 @@ def test_dreams_and_their_pictures(runs):
 
 MOMENTS = {
     "slow": ("css.log.Log.write", 6),
-    "between slow and fast": ("css.s2mf.project_total", 1),
+    "between slow and fast": ("css.slow.project_total", 1),
     "fast": ("css.log.Log.write", 8),
     "dreams of old classes": ("css.s2mf.Dreamer.dream", 1),
     "dreams of new classes": ("css.s2mf.Dreamer.dream", 2),
     "fusion": ("css.s2mf.MetaFusion.fuse", 1),
-    "statistics of the first task": ("css.s2mf._label_loss", 2),
-    "statistics of the second task": ("css.s2mf._label_loss", 5),
+    "statistics of the first task": ("css.slow._label_loss", 2),
+    "statistics of the second task": ("css.slow._label_loss", 5),
+    "layouts of the second task": ("css.layouts.LayoutStatistics.update", 5),
     "while the folder is written": ("css.s2mf.draw_dreams", 1),
 }
 

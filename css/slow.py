@@ -1,0 +1,127 @@
+"""Training in the null space of earlier tasks: the slow model of Split2MetaFusion, and all of NSP (Adam-NSCL)."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from css.batchnorm import BatchNormMode
+from css.files import part, prefixed
+from css.losses import cross_entropy, upsample
+from css.model import Segmenter, snapshot
+from css.nullspace import GradientStatistics, Rule, for_parameters, project_total, project_updates, projector
+from css.trainer import Losses, Trainer
+from css.wrapper import Wrapper
+from tasks import Task
+from tasks.source import BACKGROUND
+
+
+@dataclass(frozen=True)
+class StatisticsOptions:
+    loss: Literal["labels", "sampled", "logits"] = "labels"
+    """Loss whose gradients are collected: cross-entropy to the labels (paper), to labels drawn from the model's own
+    prediction (Fisher), or half the squared logits (as in MAS)."""
+    group: Literal["set", "class", "batch", "sample"] = "batch"
+    """Gradients are summed over this much before they are squared: "set" is the paper's formula read literally."""
+    batches: int = 100
+    """At most this many training batches of a task are looked at."""
+
+
+@dataclass(frozen=True)
+class SlowOptions:
+    projector: Literal["none", "nsp", "tpnsp"] = "tpnsp"
+    """Null space in which every update lies: task-preferred (tpnsp: Split2MetaFusion, Eq. 5-7), of the features (nsp),
+    or none."""
+    batch_norm: BatchNormMode | None = None
+    """BatchNorm of the slow model, if it is to differ from --train.later-batch-norm."""
+    soft: bool = False
+    """Shorten updates by (I + M / lambda)^-1, lambda = the eigenvalue at which the rule cuts, instead of cutting."""
+    rule: Rule = field(default_factory=lambda: Rule("energy", 0.05))
+    statistics: StatisticsOptions = field(default_factory=StatisticsOptions)
+
+
+class SlowModel(Wrapper):
+    """The losses of the base method, every update projected; the statistics of a task are taken when it ends."""
+
+    Options = SlowOptions
+
+    def __init__(self, options=None):
+        super().__init__(options)
+        self.statistics = GradientStatistics()  # of all tasks so far
+
+    def learn(self, task, model, teacher, trainer):
+        if teacher is None:
+            return self.base.learn(task, model, teacher, trainer)
+        losses = self.base.objective(task, model, teacher, trainer)
+        self.learn_slow(task, model, trainer, losses, trainer.config.epochs(task.index))
+
+    def learn_slow(self, task: Task, model: Segmenter, trainer: Trainer, losses: Losses, epochs: int) -> None:
+        """Eq. 7: every update is projected, and the total once more at the end."""
+        start = snapshot(model)
+        self.statistics.check(model)
+        projectors = projector(self.statistics, self.options.rule, self.options.soft) if self._projects else {}
+        trainer.fit(
+            model, task, losses, "slow", epochs=epochs, batch_norm=self.options.batch_norm,
+            on_optimizer=lambda optimizer: project_updates(optimizer, for_parameters(model, projectors)),
+        )  # fmt: skip
+        project_total(start, model, projectors)
+
+    @property
+    def _projects(self) -> bool:
+        """Does the slow model need the statistics of earlier tasks?"""
+        return self.options.projector in ("nsp", "tpnsp")
+
+    def finish(self, task, model, trainer):
+        """The statistics of this task join those of the earlier ones."""
+        self.base.finish(task, model, trainer)
+        if self._projects:
+            measured = trainer.once("statistics", lambda: self._measure(task, model, trainer))
+            self.statistics.add(GradientStatistics.from_tensors(measured))
+
+    def _measure(self, task: Task, model: Segmenter, trainer: Trainer) -> dict[str, Tensor]:
+        gradients, options = GradientStatistics(), self.options.statistics
+        batches = self.passes(task, model, trainer)
+        if self.options.projector == "tpnsp":
+            loss = {"labels": _label_loss, "sampled": _sampled_loss, "logits": _logit_loss}[options.loss]
+            gradients.collect(model, batches, loss, options.group)
+        else:
+            gradients.collect_features(model, batches)
+        gradients.reduce(trainer.processes)
+        return gradients.tensors()
+
+    def passes(self, task: Task, model: Segmenter, trainer: Trainer) -> Iterator[tuple[Tensor, Tensor]]:
+        """The training batches of a task that statistics are taken from: normalised images and labels."""
+        return itertools.islice(trainer.passes(task, model, "statistics"), self.options.statistics.batches)
+
+    def tensors(self):
+        return prefixed(base=self.base.tensors(), gradients=self.statistics.tensors())
+
+    def load_tensors(self, tensors):
+        self.base.load_tensors(part(tensors, "base"))
+        self.statistics = GradientStatistics.from_tensors(part(tensors, "gradients"))
+
+
+def _label_loss(model: Segmenter, images: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy to the labels. Where they say background but the model sees an old class, they do not know better:
+    an earlier class is background in the labels of a later task (PLOP), so the model's own prediction is taken."""
+    logits = upsample(model(images).logits, labels)
+    own = logits.argmax(1).to(labels.dtype)
+    first_new = sum(classifier.out_channels for classifier in model.classifiers[:-1])
+    forgotten = (labels == BACKGROUND) & (own < first_new)
+    return cross_entropy(logits, torch.where(forgotten, own, labels))
+
+
+def _sampled_loss(model: Segmenter, images: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy to labels drawn from the prediction (Gumbel-max), of which the squared gradient is the Fisher
+    information."""
+    logits = upsample(model(images).logits, labels)
+    noise = -torch.empty_like(logits).exponential_().log()
+    return cross_entropy(logits, (logits.detach() + noise).argmax(1))
+
+
+def _logit_loss(model: Segmenter, images: Tensor, labels: Tensor) -> Tensor:
+    """Half the squared logits, mean over pixels (MAS)."""
+    return 0.5 * model(images).logits.square().sum(1).mean()
