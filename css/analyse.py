@@ -20,7 +20,7 @@ from css.processes import Processes
 from css.report import markdown, percent
 from css.results import read_results
 from css.run import task_folder
-from css.s2mf import FILE, class_palette, fusion_of
+from css.s2mf import FILE, class_palette, make_fusion
 from css.trainer import autocast, make_loader
 from tasks import InputError, Task
 from tasks.images import CentreCrop, TaskImages, TestBatches
@@ -47,7 +47,8 @@ class Analysis:
         with autocast(self.config, self.processes):
             test = self._batches(self._spread(images))
             found = compare(self.split, test)
-            found["models"]["fused_real"] = measure(self.split, self._fused_on_real_images(), test)
+            if (real := self._fused_on_real_images()) is not None:
+                found["models"]["fused_real"] = measure(self.split, real, test)
             found["landscape"] = landscape(self.split, self._batches(self._half_new(FEW)))
             found["dreams"] = {name: self._dreams(name, judge) for name in ("old", "new")}
         found["gates"] = gate_shares(part(self.record, "gate"), self.fused)
@@ -63,15 +64,22 @@ class Analysis:
         )
         return make_split(self.fused, old, slow, fast, fused, self.task.index)
 
-    def _fused_on_real_images(self) -> State:
+    def _fused_on_real_images(self) -> State | None:
         """Gates between the same two models, learnt on training images of old and of new classes in place of dreams:
-        what the best of dreams could reach."""
+        what the best of dreams could reach. None where every image of an old class shows a new one, too.
+
+        As on the path between the models, the new classifier is the fast model's, before --options.prior, and
+        BatchNorm's statistics are interpolated.
+        """
         presence = self.task.source.presence("train")
         shows_old = presence[:, [c for c in self.task.old_classes if c != BACKGROUND]].any(1)
         shows_new = presence[:, self.task.new_classes].any(1)  # which the teacher calls background
-        old, new = self._crops(np.flatnonzero(shows_old & ~shows_new)), self._crops(self.task.train_indices)
-        fusion = fusion_of(self.task, self.config, self.fused, self.split.slow, self.split.fast, self.old)
-        return fusion.fuse(old, new).state
+        only_old = np.flatnonzero(shows_old & ~shows_new)
+        if not len(only_old):
+            return None
+        options, split = self.config.options.fuse, self.split
+        fusion = make_fusion(self.task, self.config, options, self.fused, split.slow, split.fast, self.old)
+        return fusion.fuse(self._crops(only_old), self._crops(self.task.train_indices)).state
 
     def _crops(self, indices: np.ndarray) -> Tensor:
         """Up to REAL training images, normalised."""

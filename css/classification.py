@@ -16,6 +16,7 @@ PIXELS = {"cifar100": ((0.507, 0.487, 0.441), (0.267, 0.256, 0.276))}
 
 class Classification:
     first_object = 0
+    has_layouts = False
     record = AccuracyRecord
     columns = AccuracyColumns()
 

@@ -84,7 +84,7 @@ def evaluate(run: tyro.conf.Positional[Path], /, task: int | None = None, data_r
         run: Run folder.
         task: Task to test; default: the last finished one.
         data_root: Folder of the data set, if it has moved.
-        geometry: Centre crops or whole images; default: as in the run.
+        geometry: Centre crops or whole images (label maps only); default: as in the run.
     """
     config, stream = _open_run(run, data_root)
     if geometry:

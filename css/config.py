@@ -104,7 +104,8 @@ class RunConfig(Generic[OptionsT]):
     """Start from the finished first task of this run folder."""
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-    options: OptionsT = field(default_factory=NoOptions)  # type: ignore[assignment]
+    options: OptionsT = field(default_factory=NoOptions)
+    """Those of the method."""
 
     @property
     def folder(self) -> Path:

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from css.config import RunConfig
 from css.dream import Dreamer, DreamOptions, Dreams, draw_dreams
 from css.files import part, prefixed, save_tensors
-from css.fusion import FusionOptions, MetaFusion
+from css.fusion import FusionOptions, MetaFusion, State
 from css.gates import linear
 from css.kinds import kind_of
 from css.layouts import LayoutStatistics
 from css.method import Method
 from css.model import Segmenter, load_state, snapshot
+from css.options import require_values
 from css.reestimate import reestimate_batch_norm
-from css.slow import SlowModel, SlowOptions
+from css.slow import SlowModel, SlowOptions, divide_epochs
 from css.trainer import Trainer
 from css.wrapper import Wrapper, wrap
 from tasks import InputError, Task
@@ -33,13 +34,14 @@ FILE = "s2mf.safetensors"  # in the folder of every task after the first: slow a
 class S2mfOptions(SlowOptions):
     projector: Literal["none", "nsp", "tpnsp", "all"] = "all"
     """Null space in which the slow model is trained: task-preferred (tpnsp: the paper's, Eq. 5-7), of the features
-    (nsp), or none at all: "all" directions are protected, so the slow model is the old one (as a task finds it: its
-    background has made room for new classes), and the fast model has all epochs (measured best, docs/results.md)."""
+    (nsp), or none: its updates are not projected. all: every direction is protected, so the slow model is the old one
+    (as a task finds it: its background has made room for new classes), and the fast model has all epochs (measured
+    best, docs/results.md)."""
     fusion: Literal["none", "linear", "meta"] = "meta"
     """How slow and fast model become one: one gate per channel (Eq. 10), one coefficient for all (Eq. 14), or not at
     all: the slow model is trained for all epochs and kept."""
     fast_share: float = 0.25
-    """Share of the epochs that the fast model takes."""
+    """Share of the epochs that the fast model takes beside a slow model that is trained."""
     layouts: Literal["free", "statistics"] = "statistics"
     """Queries of the dreams: any place, size and company, or drawn from histograms of the label maps that are kept from
     every task (a few kB)."""
@@ -68,17 +70,18 @@ class Split2MetaFusion(SlowModel):
 
     def check(self, config):
         super().check(config)
-        if self.options.fusion != "none" and not self._slow_is_old and config.epochs(1) < 2:
+        options = self.options
+        require_values(options, "--options", {
+            "alpha": (options.alpha is None or 0 <= options.alpha <= 1, "from 0 to 1"),
+            "current_images": (options.current_images >= 0, "at least 0"),
+        })  # fmt: skip
+        if not self._slow_is_old and options.fusion != "none":
+            divide_epochs(config.epochs(1), options.fast_share)
+        if self._slow_is_old and options.fusion == "none":
             raise InputError(
-                f"Split2MetaFusion with --options.projector {self.options.projector} divides the epochs of a task "
-                "between the slow and the fast model: give at least --train.later-epochs 2, or --options.fusion none."
+                "--options.projector all lets the slow model learn nothing: give --options.fusion meta or linear, or "
+                "another projector."
             )
-        if self._slow_is_old and self.options.fusion == "none":
-            raise InputError(
-                "--options.projector all lets the slow model learn nothing: it needs --options.fusion meta."
-            )
-        if not 0 < self.options.fast_share < 1:
-            raise InputError(f"--options.fast-share {self.options.fast_share} must lie between 0 and 1.")
 
     def learn(self, task, model, teacher, trainer):
         if teacher is None:
@@ -92,13 +95,14 @@ class Split2MetaFusion(SlowModel):
     def _split_and_fuse(self, task: Task, model: Segmenter, teacher: Segmenter, trainer: Trainer) -> None:
         for channels in _dreamt(task, trainer):  # before anything is trained
             trainer.kind.require_room(self.options.dream.count, channels)
-        epochs = trainer.config.epochs(task.index)
-        fast_epochs = epochs if self._slow_is_old else max(1, round(self.options.fast_share * epochs))
+        self.record = {}  # of the task before; frees the memory of its models
         losses = self.base.objective(task, model, teacher, trainer)
+        epochs = trainer.config.epochs(task.index)
         if not self._slow_is_old:
-            self.learn_slow(task, model, trainer, losses, epochs - fast_epochs)
+            slow_epochs, epochs = divide_epochs(epochs, self.options.fast_share)
+            self.learn_slow(task, model, trainer, losses, slow_epochs)
         slow = snapshot(model)
-        trainer.fit(model, task, losses, "fast", epochs=fast_epochs)
+        trainer.fit(model, task, losses, "fast", epochs=epochs)
         fast = snapshot(model)
         old, new = self._dreams(task, model, teacher, trainer)
         with trainer.autocast():
@@ -139,7 +143,7 @@ class Split2MetaFusion(SlowModel):
     def _fuse(self, task, model, slow, fast, teacher, old: Dreams, new: Dreams, trainer) -> dict[str, Tensor]:
         """Eq. 10: the state of the fused model, the gates, and the losses on the way."""
         device, options = trainer.processes.device, self.options
-        fusion = fusion_of(task, trainer.config, model, slow, fast, teacher)
+        fusion = make_fusion(task, trainer.config, options.fuse, model, slow, fast, teacher)
         old_images, new_images = old.images.to(device), new.images.to(device)
         if options.current_images:
             new_images = torch.cat([new_images, _first_images(task, model, trainer, options.current_images)])
@@ -163,13 +167,13 @@ class Split2MetaFusion(SlowModel):
         """The statistics of this task join those of the earlier ones; taken on the fused model."""
         super().finish(task, model, trainer)
         self.images += len(task.train_indices)
-        if self.options.layouts == "statistics" and self.options.fusion != "none":
+        if self.options.layouts == "statistics" and self.options.fusion != "none" and trainer.kind.has_layouts:
             measured = trainer.once("layouts", lambda: self._count_layouts(task, model, trainer))
             self.layouts.add(LayoutStatistics.from_tensors(measured))
 
     def _count_layouts(self, task: Task, model: Segmenter, trainer: Trainer) -> dict[str, Tensor]:
         layouts = LayoutStatistics()
-        for _, labels in self.passes(task, model, trainer):
+        for _, labels in self.looked_at(task, model, trainer):
             layouts.update(labels, len(task.seen_classes))
         layouts.reduce(trainer.processes)
         return layouts.tensors()
@@ -197,14 +201,14 @@ def around(base: type[Method]) -> type[Wrapper]:
     return wrap(Split2MetaFusion, base, "s2mf", base.fused_options)
 
 
-def fusion_of(
-    task: Task, config: RunConfig, model: Segmenter, slow: Mapping[str, Tensor], fast: Mapping[str, Tensor],
+def make_fusion(
+    task: Task, config: RunConfig, options: FusionOptions, model: Segmenter, slow: State, fast: State,
     teacher: Segmenter,
 ) -> MetaFusion:  # fmt: skip
-    """The fusion of a task with the options of a run of BASE+s2mf."""
+    """The fusion of a task: its new classifier from the fast model, the KL of the run's kind of labels."""
     return MetaFusion(
-        model, slow, fast, teacher, len(task.old_classes), config.options.fuse, config.seed,
-        [f"classifiers.{task.index}."], kind_of(config.dataset).old_kl,
+        model, slow, fast, teacher, len(task.old_classes), options, config.seed, [f"classifiers.{task.index}."],
+        kind_of(config.dataset).old_kl,
     )  # fmt: skip
 
 

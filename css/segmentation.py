@@ -17,6 +17,7 @@ from tasks.source import BACKGROUND
 
 class Segmentation:
     first_object = BACKGROUND + 1
+    has_layouts = True
     record = IouRecord
     columns = IouColumns()
 

@@ -13,34 +13,50 @@ from css.files import part, prefixed
 from css.losses import cross_entropy, upsample
 from css.model import Segmenter, snapshot
 from css.nullspace import GradientStatistics, Rule, for_parameters, project_total, project_updates, projector
+from css.options import require_values
 from css.trainer import Losses, Trainer
 from css.wrapper import Wrapper
-from tasks import Task
+from tasks import InputError, Task
 from tasks.source import BACKGROUND
 
 
 @dataclass(frozen=True)
 class StatisticsOptions:
     loss: Literal["labels", "sampled", "logits"] = "labels"
-    """Loss whose gradients are collected: cross-entropy to the labels (paper), to labels drawn from the model's own
-    prediction (Fisher), or half the squared logits (as in MAS)."""
+    """Loss whose gradients are collected for tpnsp: cross-entropy to the labels (paper), to labels drawn from the
+    model's own prediction (Fisher), or half the squared logits (as in MAS)."""
     group: Literal["set", "class", "batch", "sample"] = "batch"
-    """Gradients are summed over this much before they are squared: "set" is the paper's formula read literally."""
+    """Gradients of tpnsp are summed over this much before they are squared: "set" is the paper's formula read
+    literally."""
     batches: int = 100
     """At most this many training batches of a task are looked at."""
+
+    def __post_init__(self):
+        require_values(self, "--options.statistics", {"batches": (self.batches >= 1, "at least 1")})
 
 
 @dataclass(frozen=True)
 class SlowOptions:
     projector: Literal["none", "nsp", "tpnsp"] = "tpnsp"
-    """Null space in which every update lies: task-preferred (tpnsp: Split2MetaFusion, Eq. 5-7), of the features (nsp),
-    or none."""
+    """Null space in which every update lies: task-preferred (tpnsp: Split2MetaFusion, Eq. 5-7), of the features (nsp);
+    none: updates are not projected."""
     batch_norm: BatchNormMode | None = None
-    """BatchNorm of the slow model, if it is to differ from --train.later-batch-norm."""
+    """BatchNorm while the slow model is trained, if it is to differ from --train.later-batch-norm."""
     soft: bool = False
     """Shorten updates by (I + M / lambda)^-1, lambda = the eigenvalue at which the rule cuts, instead of cutting."""
     rule: Rule = field(default_factory=lambda: Rule("energy", 0.05))
     statistics: StatisticsOptions = field(default_factory=StatisticsOptions)
+
+
+def divide_epochs(epochs: int, fast_share: float) -> tuple[int, int]:
+    """Epochs of the slow model and of the one beside it. Raises InputError if one of them has none."""
+    fast = max(1, round(fast_share * epochs))
+    if not 0 < fast_share < 1 or fast >= epochs:
+        raise InputError(
+            f"--options.fast-share {fast_share} of --train.later-epochs {epochs} leaves no epoch for one of the two "
+            "models that share them: give at least --train.later-epochs 2, and a share between 0 and 1."
+        )
+    return epochs - fast, fast
 
 
 class SlowModel(Wrapper):
@@ -76,31 +92,31 @@ class SlowModel(Wrapper):
 
     def finish(self, task, model, trainer):
         """The statistics of this task join those of the earlier ones."""
-        self.base.finish(task, model, trainer)
+        super().finish(task, model, trainer)
         if self._projects:
             measured = trainer.once("statistics", lambda: self._measure(task, model, trainer))
-            self.statistics.add(GradientStatistics.from_tensors(measured))
+            self.statistics.add(GradientStatistics.from_tensors(part(measured, "gradients")))
 
     def _measure(self, task: Task, model: Segmenter, trainer: Trainer) -> dict[str, Tensor]:
         gradients, options = GradientStatistics(), self.options.statistics
-        batches = self.passes(task, model, trainer)
+        batches = self.looked_at(task, model, trainer)
         if self.options.projector == "tpnsp":
             loss = {"labels": _label_loss, "sampled": _sampled_loss, "logits": _logit_loss}[options.loss]
             gradients.collect(model, batches, loss, options.group)
         else:
             gradients.collect_features(model, batches)
         gradients.reduce(trainer.processes)
-        return gradients.tensors()
+        return prefixed(gradients=gradients.tensors())
 
-    def passes(self, task: Task, model: Segmenter, trainer: Trainer) -> Iterator[tuple[Tensor, Tensor]]:
+    def looked_at(self, task: Task, model: Segmenter, trainer: Trainer) -> Iterator[tuple[Tensor, Tensor]]:
         """The training batches of a task that statistics are taken from: normalised images and labels."""
         return itertools.islice(trainer.passes(task, model, "statistics"), self.options.statistics.batches)
 
     def tensors(self):
-        return prefixed(base=self.base.tensors(), gradients=self.statistics.tensors())
+        return super().tensors() | prefixed(gradients=self.statistics.tensors())
 
     def load_tensors(self, tensors):
-        self.base.load_tensors(part(tensors, "base"))
+        super().load_tensors(tensors)
         self.statistics = GradientStatistics.from_tensors(part(tensors, "gradients"))
 
 

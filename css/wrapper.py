@@ -4,12 +4,16 @@ import dataclasses
 from dataclasses import field
 from typing import Any, ClassVar
 
+from css.files import part, prefixed
 from css.method import Method
 from tasks import InputError
 
 
 class Wrapper(Method):
-    """`self.base` is the base method with its own options; made into a class of its own by `wrap`."""
+    """`self.base` is the base method with its own options; made into a class of its own by `wrap`.
+
+    What a wrapper overrides calls super(), which passes it on to the base.
+    """
 
     Base: ClassVar[type[Method]]
 
@@ -22,6 +26,15 @@ class Wrapper(Method):
             self.base.check(config)
         except InputError as error:
             raise InputError(str(error).replace("--options.", "--options.base.")) from None
+
+    def finish(self, task, model, trainer):
+        self.base.finish(task, model, trainer)
+
+    def tensors(self):
+        return prefixed(base=self.base.tensors())
+
+    def load_tensors(self, tensors):
+        self.base.load_tensors(part(tensors, "base"))
 
     def store(self, home, task, model):
         self.base.store(home, task, model)

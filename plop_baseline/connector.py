@@ -8,6 +8,7 @@ from css.gates import linear
 from css.method import plain_losses
 from css.model import snapshot
 from css.options import require_values
+from css.slow import divide_epochs
 from plop_baseline.nsp import Nsp, NspOptions
 
 
@@ -32,18 +33,15 @@ class Connector(Nsp):
 
     def check(self, config):
         super().check(config)
-        require_values(self.options, "--options", {
-            "fast_share": (0 < self.options.fast_share < 1, "between 0 and 1"),
-            "feature_weight": (self.options.feature_weight >= 0, "at least 0"),
-        })  # fmt: skip
+        divide_epochs(config.epochs(1), self.options.fast_share)
+        require_values(self.options, "--options", {"feature_weight": (self.options.feature_weight >= 0, "at least 0")})
 
     def learn(self, task, model, teacher, trainer):
         if teacher is None:
             return self.base.learn(task, model, teacher, trainer)
-        epochs = trainer.config.epochs(task.index)
-        plastic_epochs = max(1, round(self.options.fast_share * epochs))
+        stable_epochs, plastic_epochs = divide_epochs(trainer.config.epochs(task.index), self.options.fast_share)
         start = snapshot(model)
-        self.learn_slow(task, model, trainer, plain_losses, epochs - plastic_epochs)
+        self.learn_slow(task, model, trainer, plain_losses, stable_epochs)
         stable = snapshot(model)
 
         def losses(forward, images, labels):

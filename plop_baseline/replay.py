@@ -47,14 +47,14 @@ class Replay(Wrapper):
         return with_kept_images
 
     def finish(self, task, model, trainer):
-        self.base.finish(task, model, trainer)
+        super().finish(task, model, trainer)
         self.memory.add(task, self.options.memory, trainer.config.seed)
 
     def tensors(self):
-        return prefixed(base=self.base.tensors(), kept=self.memory.tensors())
+        return super().tensors() | prefixed(kept=self.memory.tensors())
 
     def load_tensors(self, tensors):
-        self.base.load_tensors(part(tensors, "base"))
+        super().load_tensors(tensors)
         self.memory = EpisodicMemory.from_tensors(part(tensors, "kept"))
 
 

@@ -4,11 +4,13 @@ import json
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from small_voc import QUICK_S2MF, css, run_arguments
 from torch import nn
 
+from css.analyse import Analysis
 from css.analysis import compare, gate_shares, make_split, measure, plane_through, recognised
 
 
@@ -182,6 +184,14 @@ def test_command_writes_pictures_and_numbers(runs, data):
     assert (runs / "meta" / "analysis" / "increase.png").exists()
     assert not (runs / "old" / "analysis" / "increase.png").exists()
     assert all(row in outcome.out for row in ("| fused", "| gates on real images", "| best mean"))
+
+
+def test_no_real_image_shows_old_classes_alone():
+    """Then there is nothing to learn gates from, and the table does without that row."""
+    analysis = Analysis.__new__(Analysis)
+    source = SimpleNamespace(presence=lambda split: np.ones((3, 256), bool))
+    analysis.task = SimpleNamespace(old_classes=[0, 1], new_classes=[2], source=source)
+    assert analysis._fused_on_real_images() is None
 
 
 def test_fused_model_of_the_table_is_the_stored_one(runs):

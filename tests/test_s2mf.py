@@ -204,6 +204,9 @@ def test_help_shows_base_and_own_options():
         assert flag in text
 
 
+SHARED = ["--method", "plop+s2mf", "--options.projector", "tpnsp", "--train.later-epochs", "2"]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -212,7 +215,11 @@ def test_help_shows_base_and_own_options():
         (["--method", "plop+other"], "BASE+s2mf"),
         (["--method", "nothing+s2mf"], "--method nothing is unknown"),
         (["--method", "plop+s2mf", "--options.projector", "nsp"], "--train.later-epochs 2"),
-        (["--method", "plop+s2mf", "--train.later-epochs", "2", "--options.fast-share", "1.5"], "--options.fast-share"),
+        ([*SHARED, "--options.fast-share", "1.5"], "--options.fast-share 1.5"),
+        ([*SHARED, "--options.fast-share", "0.9"], "--options.fast-share 0.9 of --train.later-epochs 2"),
+        (["--method", "plop+s2mf", "--options.fusion", "linear", "--options.alpha", "7"], "--options.alpha 7"),
+        (["--method", "plop+s2mf", "--options.current-images", "-3"], "--options.current-images -3"),
+        (["--method", "plop+s2mf", "--options.statistics.batches", "0"], "--options.statistics.batches 0"),
         (["--method", "ewc+s2mf", "--train.later-epochs", "2", "--options.base.weight", "-1"], "--options.base.weight"),
         (["--method", "plop+s2mf", "--options.projector", "all", "--options.fusion", "none"], "--options.fusion meta"),
     ],
