@@ -12,7 +12,7 @@ from css.batchnorm import BatchNormMode
 from css.files import part, prefixed
 from css.losses import cross_entropy, upsample
 from css.model import Segmenter, snapshot
-from css.nullspace import GradientStatistics, Rule, for_parameters, project_total, project_updates, projector
+from css.nullspace import GradientStatistics, Projector, Rule, for_parameters, project_total, project_updates, projector
 from css.options import require_values
 from css.trainer import Losses, Trainer
 from css.wrapper import Wrapper
@@ -75,15 +75,23 @@ class SlowModel(Wrapper):
         self.learn_slow(task, model, trainer, losses, trainer.config.epochs(task.index))
 
     def learn_slow(self, task: Task, model: Segmenter, trainer: Trainer, losses: Losses, epochs: int) -> None:
-        """Eq. 7: every update is projected, and the total once more at the end."""
+        """Eq. 7: every update is projected, and the total once more at the end; but for the classifiers."""
         start = snapshot(model)
         self.statistics.check(model)
-        projectors = projector(self.statistics, self.options.rule, self.options.soft) if self._projects else {}
+        projectors = self._projectors()
         trainer.fit(
             model, task, losses, "slow", epochs=epochs, batch_norm=self.options.batch_norm,
             on_optimizer=lambda optimizer: project_updates(optimizer, for_parameters(model, projectors)),
         )  # fmt: skip
         project_total(start, model, projectors)
+
+    def _projectors(self) -> dict[str, Projector]:
+        """By layer of the body and the decoder. Classifiers stay free: what is background changes with every task, and
+        its row, whose bias a new classifier has lowered (Segmenter.grow), must be able to follow."""
+        if not self._projects:
+            return {}
+        found = projector(self.statistics, self.options.rule, self.options.soft)
+        return {layer: of_layer for layer, of_layer in found.items() if not layer.startswith("classifiers.")}
 
     @property
     def _projects(self) -> bool:

@@ -113,8 +113,8 @@ def test_linear_fusion_has_one_coefficient(runs):
 
 
 def test_total_update_of_the_slow_model_is_projected(runs):
-    """(W_slow - W_old) lies in the free directions of the statistics that the first task left (Eq. 6, 7). W_old: with
-    the background's bias as the new class has left it."""
+    """(W_slow - W_old) lies in the free directions of the statistics that the first task left (Eq. 6, 7), but for the
+    old classifier: what is background changes. W_old: with the background's bias as the new class has left it."""
     run = runs("meta")
     tensors, _ = load_tensors(run / "task_0" / "model.safetensors")
     prefix = "method.gradients."
@@ -133,6 +133,9 @@ def test_total_update_of_the_slow_model_is_projected(runs):
         updates = [update_of(model, name) for model in (slow, fast)]
         outside = [(update - project(update)).norm() for update in updates]
         rounding = 1e-6 * old[name].norm()  # of weights, which are much larger than their update
+        if name == "classifiers.0.weight":
+            assert outside[0] > 0.01 * updates[0].norm()
+            continue
         assert outside[0] <= 1e-4 * updates[0].norm() + rounding, name
         moved.append(float(outside[1] / updates[1].norm()))
     assert max(moved) > 0.01  # the fast model does leave the space
