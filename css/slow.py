@@ -1,6 +1,5 @@
 """Training in the null space of earlier tasks: the slow model of Split2MetaFusion, and all of NSP (Adam-NSCL)."""
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -118,7 +117,7 @@ class SlowModel(Wrapper):
 
     def looked_at(self, task: Task, model: Segmenter, trainer: Trainer) -> Iterator[tuple[Tensor, Tensor]]:
         """The training batches of a task that statistics are taken from: normalised images and labels."""
-        return itertools.islice(trainer.passes(task, model, "statistics"), self.options.statistics.batches)
+        return trainer.passes(task, model, "statistics", self.options.statistics.batches)
 
     def tensors(self):
         return super().tensors() | prefixed(gradients=self.statistics.tensors())

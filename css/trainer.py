@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -89,11 +90,18 @@ class Trainer:
                     self._save(stage, model, optimizer, scaler, epoch + 1)
         self.processes.align(model)
 
-    def passes(self, task: Task, model: Segmenter, purpose: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """One pass over the training images as they are seen in training: normalised images and labels."""
+    def passes(
+        self, task: Task, model: Segmenter, purpose: str, most: int | None = None
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """One pass over the training images as they are seen in training, or over the first `most` batches of it:
+        normalised images and labels."""
         loader, _ = self._loader(task, purpose)
+        number = len(loader) if most is None else min(most, len(loader))
         quiet, what = not self.processes.is_main, f"task {task.index} {purpose}"
-        for images, labels in tqdm(loader, desc=what, unit="batch", leave=False, disable=quiet):
+        batches = tqdm(
+            itertools.islice(loader, number), total=number, desc=what, unit="batch", leave=False, disable=quiet
+        )
+        for images, labels in batches:
             yield model.normalise(images), labels.to(self.processes.device)
 
     def once(self, name: str, compute: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

@@ -1,7 +1,5 @@
 """EWC (Kirkpatrick et al., PNAS 2017): important parameters are held near their old values."""
 
-import contextlib
-import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -112,10 +110,9 @@ def importance_batches(task: Task, model: Segmenter, trainer: Trainer) -> Iterat
     """UPDATES training batches, in as many passes as a small task needs."""
     done = 0
     while done < UPDATES:
-        with contextlib.closing(trainer.passes(task, model, f"importance {done}")) as batches:
-            for batch in itertools.islice(batches, UPDATES - done):
-                done += 1
-                yield batch
+        for batch in trainer.passes(task, model, f"importance {done}", UPDATES - done):
+            done += 1
+            yield batch
 
 
 @torch.enable_grad()
