@@ -72,6 +72,7 @@ class Split2MetaFusion(SlowModel):
         super().check(config)
         options = self.options
         require_values(options, "--options", {
+            "fast_share": (0 < options.fast_share < 1, "between 0 and 1"),
             "alpha": (options.alpha is None or 0 <= options.alpha <= 1, "from 0 to 1"),
             "current_images": (options.current_images >= 0, "at least 0"),
         })  # fmt: skip

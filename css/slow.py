@@ -1,4 +1,4 @@
-"""Training in the null space of earlier tasks: the slow model of Split2MetaFusion, and all of NSP (Adam-NSCL)."""
+"""Training in the null space of earlier tasks: the slow model of Split2MetaFusion, of use alone, too."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,6 +18,8 @@ from css.wrapper import Wrapper
 from tasks import InputError, Task
 from tasks.source import BACKGROUND
 
+Projection = Literal["none", "nsp", "tpnsp"]
+
 
 @dataclass(frozen=True)
 class StatisticsOptions:
@@ -36,7 +38,7 @@ class StatisticsOptions:
 
 @dataclass(frozen=True)
 class SlowOptions:
-    projector: Literal["none", "nsp", "tpnsp"] = "tpnsp"
+    projector: Projection = "tpnsp"
     """Null space in which every update lies: task-preferred (tpnsp: Split2MetaFusion, Eq. 5-7), of the features (nsp);
     none: updates are not projected."""
     batch_norm: BatchNormMode | None = None
@@ -48,12 +50,12 @@ class SlowOptions:
 
 
 def divide_epochs(epochs: int, fast_share: float) -> tuple[int, int]:
-    """Epochs of the slow model and of the one beside it. Raises InputError if one of them has none."""
+    """Epochs of the slow model and of the one beside it. Raises InputError if the slow one has none."""
     fast = max(1, round(fast_share * epochs))
-    if not 0 < fast_share < 1 or fast >= epochs:
+    if fast >= epochs:
         raise InputError(
-            f"--options.fast-share {fast_share} of --train.later-epochs {epochs} leaves no epoch for one of the two "
-            "models that share them: give at least --train.later-epochs 2, and a share between 0 and 1."
+            f"--options.fast-share {fast_share} of --train.later-epochs {epochs} leaves the slow model no "
+            "epoch: give at least --train.later-epochs 2, or a smaller share."
         )
     return epochs - fast, fast
 

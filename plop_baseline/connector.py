@@ -33,8 +33,11 @@ class Connector(Nsp):
 
     def check(self, config):
         super().check(config)
+        require_values(self.options, "--options", {
+            "fast_share": (0 < self.options.fast_share < 1, "between 0 and 1"),
+            "feature_weight": (self.options.feature_weight >= 0, "at least 0"),
+        })  # fmt: skip
         divide_epochs(config.epochs(1), self.options.fast_share)
-        require_values(self.options, "--options", {"feature_weight": (self.options.feature_weight >= 0, "at least 0")})
 
     def learn(self, task, model, teacher, trainer):
         if teacher is None:

@@ -1,11 +1,10 @@
 """NSP, that is Adam-NSCL (Wang et al., CVPR 2021): every update lies in the null space of the features of old tasks."""
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 from css.batchnorm import BatchNormMode
 from css.nullspace import Rule
-from css.slow import SlowModel
+from css.slow import Projection, SlowModel
 from css.wrapper import wrap
 from plop_baseline.finetune import Finetune
 
@@ -14,7 +13,7 @@ _Slow = wrap(SlowModel, Finetune, "nsp")
 
 @dataclass(frozen=True)
 class NspOptions(_Slow.Options):
-    projector: Literal["none", "nsp", "tpnsp"] = "nsp"
+    projector: Projection = "nsp"
     batch_norm: BatchNormMode | None = "freeze-stats"
     rule: Rule = field(default_factory=lambda: Rule("energy", 0.01))
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from css.image_priors import deviation, mean_norm, total_variation
+from css.image_priors import _differences, deviation, mean_norm, total_variation
 
 ARCHIVE = np.load(Path(__file__).parent / "oracles" / "deepinversion.npz", allow_pickle=False)
 CASES = range(int(ARCHIVE["n_cases"]))
@@ -46,6 +46,7 @@ def test_batch_norm_statistics(case):
 @pytest.mark.parametrize(
     ("name", "prior"),
     [
+        ("tv_l1", lambda x: sum(difference.abs().mean() for difference in _differences(x))),
         ("tv_l2", total_variation),
         ("l2_imagenet", mean_norm),
         ("l2_cifar", lambda x: x.norm()),

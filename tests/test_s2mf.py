@@ -218,7 +218,7 @@ SHARED = ["--method", "plop+s2mf", "--options.projector", "tpnsp", "--train.late
         (["--method", "plop+other"], "BASE+s2mf"),
         (["--method", "nothing+s2mf"], "--method nothing is unknown"),
         (["--method", "plop+s2mf", "--options.projector", "nsp"], "--train.later-epochs 2"),
-        ([*SHARED, "--options.fast-share", "1.5"], "--options.fast-share 1.5"),
+        (["--method", "plop+s2mf", "--train.later-epochs", "2", "--options.fast-share", "1.5"], "--options.fast-share"),
         ([*SHARED, "--options.fast-share", "0.9"], "--options.fast-share 0.9 of --train.later-epochs 2"),
         (["--method", "plop+s2mf", "--options.fusion", "linear", "--options.alpha", "7"], "--options.alpha 7"),
         (["--method", "plop+s2mf", "--options.current-images", "-3"], "--options.current-images -3"),
