@@ -47,7 +47,7 @@ class Method:
     """How the tasks after the first are learnt. The first task is plain cross-entropy for every method.
 
     A new method is a subclass in a file of its own; most need only `losses`. The order of calls for one task is
-    learn (which calls prepare, then losses once per batch), then finish, then tensors.
+    learn (which calls prepare, then losses once per batch; learn_first in the first task), then finish, then tensors.
     """
 
     Options: ClassVar[type] = NoOptions  # a frozen dataclass; its fields become --options.NAME
@@ -62,15 +62,16 @@ class Method:
     def check(self, config: "RunConfig") -> None:
         """Raises InputError if the method cannot work with this configuration. Called before anything is written."""
 
-    def learn(self, task: Task, model: Segmenter, teacher: Segmenter | None, trainer: "Trainer") -> None:
-        """Learns one task. `teacher` is the frozen model of the previous task; None only in the first task."""
-        if teacher is None:
-            trainer.fit(model, task, plain_losses)
-        else:
-            trainer.fit(model, task, self.objective(task, model, teacher, trainer))
+    def learn_first(self, task: Task, model: Segmenter, trainer: "Trainer") -> None:
+        """Learns the first task: plain cross-entropy, so that all methods can start from one run's first task."""
+        trainer.fit(model, task, plain_losses)
+
+    def learn(self, task: Task, model: Segmenter, teacher: Segmenter, trainer: "Trainer") -> None:
+        """Learns a later task. `teacher` is the frozen model of the previous one."""
+        trainer.fit(model, task, self.objective(task, model, teacher, trainer))
 
     def objective(self, task: Task, model: Segmenter, teacher: Segmenter, trainer: "Trainer") -> "Losses":
-        """What the trainer minimises in a task after the first: `losses`, after `prepare`."""
+        """What the trainer minimises in a later task: `losses`, after `prepare`."""
         self.prepare(task, model, teacher, trainer)
 
         def losses(forward: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:

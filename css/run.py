@@ -122,6 +122,8 @@ def _complete(
     reset_peak(processes.device)
     if task.index == 0 and config.task0:
         restore_model(model, _borrowed_first_task(config, task), config.task0)
+    elif teacher is None:
+        method.learn_first(task, model, trainer)
     else:
         method.learn(task, model, teacher, trainer)
     method.finish(task, model, trainer)

@@ -85,8 +85,6 @@ class Split2MetaFusion(SlowModel):
             )
 
     def learn(self, task, model, teacher, trainer):
-        if teacher is None:
-            return self.base.learn(task, model, teacher, trainer)
         if self.options.fusion == "none":
             super().learn(task, model, teacher, trainer)
         else:

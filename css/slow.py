@@ -70,8 +70,6 @@ class SlowModel(Wrapper):
         self.statistics = GradientStatistics()  # of all tasks so far
 
     def learn(self, task, model, teacher, trainer):
-        if teacher is None:
-            return self.base.learn(task, model, teacher, trainer)
         losses = self.base.objective(task, model, teacher, trainer)
         self.learn_slow(task, model, trainer, losses, trainer.config.epochs(task.index))
 

@@ -27,6 +27,9 @@ class Wrapper(Method):
         except InputError as error:
             raise InputError(str(error).replace("--options.", "--options.base.")) from None
 
+    def learn_first(self, task, model, trainer):
+        self.base.learn_first(task, model, trainer)
+
     def finish(self, task, model, trainer):
         self.base.finish(task, model, trainer)
 

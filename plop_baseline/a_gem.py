@@ -40,9 +40,6 @@ class AGem(Method):
         check_memory(self.options.memory, self.options.batch)
 
     def learn(self, task, model, teacher, trainer):
-        if teacher is None:
-            return super().learn(task, model, teacher, trainer)
-
         def watch(optimizer: torch.optim.Optimizer) -> None:
             optimizer.register_step_pre_hook(lambda *_: self._correct(task, model, trainer))
 

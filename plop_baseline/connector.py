@@ -40,8 +40,6 @@ class Connector(Nsp):
         divide_epochs(config.epochs(1), self.options.fast_share)
 
     def learn(self, task, model, teacher, trainer):
-        if teacher is None:
-            return self.base.learn(task, model, teacher, trainer)
         stable_epochs, plastic_epochs = divide_epochs(trainer.config.epochs(task.index), self.options.fast_share)
         start = snapshot(model)
         self.learn_slow(task, model, trainer, plain_losses, stable_epochs)

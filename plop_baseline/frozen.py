@@ -15,8 +15,6 @@ class Frozen(Method):
     summary = "everything but the new classifier frozen (floor)"
 
     def learn(self, task, model, teacher, trainer):
-        if teacher is None:
-            return super().learn(task, model, teacher, trainer)
         with torch.no_grad():
             model.classifiers[0].bias.copy_(teacher.classifiers[0].bias)
         model.requires_grad_(False)

@@ -279,7 +279,7 @@ def test_fine_tuning_changes_statistics_and_old_classifiers(stream, tmp_path):
 def test_frozen_trains_its_first_task_whole(stream, tmp_path):
     model = first_model(stream)
     before = copies(model)
-    Frozen().learn(stream.task(0), model, None, make_trainer(tmp_path))
+    Frozen().learn_first(stream.task(0), model, make_trainer(tmp_path))
     for part in ("running_mean", "encoder", "decoder", "classifiers"):
         assert any(part in name for name in changed(model, before))
 
