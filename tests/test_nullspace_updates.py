@@ -101,6 +101,7 @@ LAYERS = {
     "convolution": lambda: nn.Conv2d(4, 6, 3, bias=False),
     "groups and bias": lambda: nn.Conv2d(4, 6, (3, 2), groups=2),
     "one by one": lambda: nn.Conv2d(4, 6, 1),
+    "depthwise": lambda: nn.Conv2d(4, 4, 3, groups=4, bias=False),
 }
 
 
@@ -190,8 +191,25 @@ def test_both_bases_give_the_same_projection():
     statistics = gathered(layer, x, y)
     for protected in (2, 8):
         project = projector(statistics, Rule("fraction", protected / 10))["weight"]
-        assert project.holds_free == [protected == 8]
+        assert project.holds_free is (protected == 8)
         vectors = torch.linalg.eigh(statistics.grams["weight"][0].matrix)[1]
         free = vectors[:, : 10 - protected]
         update = torch.randn(4, 10, dtype=DOUBLE)
         torch.testing.assert_close(project(update), update @ free @ free.T)
+
+
+@pytest.mark.parametrize(("silent", "holds_free"), [(5, False), (1, True)])
+def test_groups_with_different_numbers_of_free_directions(silent, holds_free):
+    """All groups of a layer share one tensor, the smaller ones filled up: each is projected as it would be alone."""
+    torch.manual_seed(0)
+    layer = nn.Conv2d(6, 4, (1, 4), groups=2, bias=False).to(DOUBLE)  # two groups of 12 inputs
+    x = torch.randn(40, 6, 1, 4, dtype=DOUBLE)
+    x.flatten(2)[:, 0], x.flatten(1)[:, 12 : 12 + 2 * silent] = 0, 0  # of the first group 4, of the second more
+    statistics = GradientStatistics()
+    statistics.collect_features(layer, [(x, None)])
+    project = projector(statistics, Rule("relative", 1e-9))["weight"]
+    assert project.protected == [8, 12 - 2 * silent] and project.holds_free is holds_free
+    update = torch.randn(2, 2, 12, dtype=DOUBLE)
+    for group, gram in enumerate(statistics.grams["weight"]):
+        free = torch.linalg.eigh(gram.matrix)[1][:, : 12 - project.protected[group]]
+        torch.testing.assert_close(project(update)[group], update[group] @ free @ free.T)

@@ -90,7 +90,7 @@ def test_eigenvalues_and_projector(case):
     np.testing.assert_allclose(values.flip(0), case["eigenvalues"], rtol=1e-8, atol=1e-12)
     project = projector(statistics, RULE)["weight"]
     assert project.free == int(case["n_kept"])
-    np.testing.assert_allclose(project(torch.eye(project.width, dtype=torch.float64)), case["projector"],
+    np.testing.assert_allclose(project(torch.eye(len(case["projector"]), dtype=torch.float64)), case["projector"],
                                rtol=1e-8, atol=1e-10)  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from tqdm import tqdm
 
 from css.nullspace.gram import Gram, Sketch
@@ -59,22 +60,20 @@ class Rule:
 class Projector:
     """U U^T of one layer. Its update is viewed (groups, C0 / groups, C1), a bias as the last column (`rows_of`)."""
 
-    bases: list[Tensor]  # per group the thinner of the protected and the free orthonormal basis, (C1, r)
-    holds_free: list[bool]  # whether that is the free one
-    protected: list[int]
-    width: int
+    basis: Tensor  # (groups, C1, r): per group orthonormal columns, filled up with zeros to those of the largest group
+    holds_free: bool  # of the free directions; else of the protected ones: the thinner of the two
+    protected: list[int]  # of each group
     bound: float  # no free direction v has v^T M v above this (a sketch: with its certificate)
-    damping: list[Tensor] | None = None  # soft projector: what is taken off in each direction of the basis
+    damping: Tensor | None = None  # soft projector: what is taken off in each direction of the basis, (groups, 1, r)
 
     @property
     def free(self) -> int:
         """Free directions, the fewest of all groups."""
-        return self.width - max(self.protected)
+        return self.basis.shape[1] - max(self.protected)
 
     def to(self, like: Tensor) -> "Projector":
         """A copy on the device and in the precision of a tensor."""
-        damping = None if self.damping is None else [values.to(like) for values in self.damping]
-        return replace(self, bases=[basis.to(like) for basis in self.bases], damping=damping)
+        return replace(self, basis=self.basis.to(like), damping=None if self.damping is None else self.damping.to(like))
 
     @property
     def is_identity(self) -> bool:
@@ -82,16 +81,12 @@ class Projector:
 
     def __call__(self, rows: Tensor) -> Tensor:
         """The free part of rows (groups, n, C1), or (n, C1) where there is one group."""
-        grouped = rows if rows.dim() == 3 else rows[None]
-        parts = []
-        for index, (part, basis, holds_free) in enumerate(zip(grouped, self.bases, self.holds_free, strict=True)):
-            basis = basis.to(part)
-            coordinates = part @ basis
-            if self.damping:
-                coordinates = coordinates * self.damping[index].to(part)
-            inside = coordinates @ basis.T
-            parts.append(inside if holds_free else part - inside)
-        return torch.stack(parts).view_as(rows)
+        basis = self.basis.to(rows)
+        coordinates = rows @ basis
+        if self.damping is not None:
+            coordinates = coordinates * self.damping.to(rows)
+        inside = (coordinates @ basis.mT).view_as(rows)
+        return inside if self.holds_free else rows - inside
 
 
 def projector(statistics: GradientStatistics, rule: Rule, soft: bool = False) -> dict[str, Projector]:
@@ -108,26 +103,39 @@ def projector(statistics: GradientStatistics, rule: Rule, soft: bool = False) ->
 
 
 def _of_layer(grams: list[Gram | Sketch], rule: Rule, count: int, channels: int, soft: bool) -> Projector:
-    made = Projector([], [], [], grams[0].width, 0.0, [] if soft else None)
-    for gram in grams:
-        values, vectors = gram.eigen()
-        number = rule.protected(values, gram.width, count, channels, delta=gram.delta, missing=gram.missing)
-        rest = values[number].item() if number < len(values) else 0.0
-        made.bound = max(made.bound, rest + gram.delta)
-        made.protected.append(number)
-        if soft:
-            cut = rest if rest > 0 else torch.finfo(torch.float64).tiny
-            made.bases.append(_stored(vectors, gram))
-            made.holds_free.append(False)
-            made.damping.append(values / (values + cut) if number else torch.zeros_like(values))
-            continue
-        free = vectors.shape[1] == gram.width and gram.width - number < number
-        made.bases.append(_stored(vectors[:, number:] if free else vectors[:, :number], gram))
-        made.holds_free.append(free)
-    return made
+    width, spectra = grams[0].width, [gram.eigen() for gram in grams]
+    protected = [
+        rule.protected(values, width, count, channels, delta=gram.delta, missing=gram.missing)
+        for gram, (values, _) in zip(grams, spectra, strict=True)
+    ]
+    cuts = [  # the largest eigenvalue that is left free, or that a sketch does not know
+        (values[number].item() if number < len(values) else 0.0)
+        for number, (values, _) in zip(protected, spectra, strict=True)
+    ]
+    bound = max(cut + gram.delta for cut, gram in zip(cuts, grams, strict=True))
+    damping, holds_free = None, False
+    if soft:
+        shares = [
+            values / (values + max(cut, torch.finfo(torch.float64).tiny)) if number else torch.zeros_like(values)
+            for number, cut, (values, _) in zip(protected, cuts, spectra, strict=True)
+        ]
+        damping = _stacked(shares, grams[0])[:, None]
+        parts = [vectors for _, vectors in spectra]
+    else:
+        complete = all(vectors.shape[1] == width for _, vectors in spectra)
+        holds_free = complete and width - min(protected) < max(protected)
+        parts = [
+            vectors[:, number:] if holds_free else vectors[:, :number]
+            for number, (_, vectors) in zip(protected, spectra, strict=True)
+        ]
+    return Projector(_stacked(parts, grams[0]), holds_free, protected, bound, damping)
 
 
-def _stored(basis: Tensor, gram: Gram | Sketch) -> Tensor:
-    """float32 is enough for an update in float32; statistics in float64 keep it."""
+def _stacked(parts: list[Tensor], gram: Gram | Sketch) -> Tensor:
+    """One tensor of the last dimension of the largest, filled up with zeros: a zero column projects nothing.
+
+    float32 is enough for an update in float32; statistics in float64 keep it.
+    """
     dtype = next(iter(gram.tensors().values())).dtype
-    return basis.to(dtype).contiguous()
+    largest = max(part.shape[-1] for part in parts)
+    return torch.stack([F.pad(part, (0, largest - part.shape[-1])) for part in parts]).to(dtype)

@@ -53,7 +53,7 @@ class project_updates:
     @torch.no_grad()
     def _before_step(self, *_: object) -> None:
         for layer in self._layers:
-            if layer.damping:  # a soft projector shortens an update each time: only that of this step, then
+            if layer.damping is not None:  # a soft projector shortens an update each time: only that of this step, then
                 layer.anchor()
 
     @torch.no_grad()
@@ -73,7 +73,7 @@ def project_total(start: Mapping[str, Tensor], model: nn.Module, projectors: Map
     names = {id(layer.weight): name for name, layer in layers_of(model).items()}
     for weight, bias, project in for_parameters(model, projectors):
         if project.damping is None:
-            name, groups = names[id(weight)], len(project.bases)
+            name, groups = names[id(weight)], len(project.basis)
             old, old_bias = start[name], None if bias is None else start[f"{name.removesuffix('weight')}bias"]
             update = rows_of(weight - old, None if bias is None else bias - old_bias, groups)
             update, update_of_bias = split_rows(project(update), weight, bias)
@@ -85,7 +85,7 @@ def project_total(start: Mapping[str, Tensor], model: nn.Module, projectors: Map
 class _Layer:
     """Weight and bias of a layer, and where they started from, as matrices in the order of their memory.
 
-    The bases are brought into that order once, so that a step copies nothing.
+    The basis is brought into that order once, so that a step copies nothing.
     """
 
     def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None, projector: Projector):
@@ -93,45 +93,42 @@ class _Layer:
         self.holds_free, self.damping = projector.holds_free, projector.damping
         self.channels_last = weight.dim() == 4 and not weight.is_contiguous()  # if it is neither, views of it fail
         inputs = weight[0].numel()
-        self.kernels = [self._in_memory_order(basis[:inputs]) for basis in projector.bases]
-        self.of_bias = [basis[inputs:] for basis in projector.bases]  # (1, r), or (0, r) without bias
+        self.kernel = self._in_memory_order(projector.basis[:, :inputs])
+        self.of_bias = projector.basis[:, inputs:]  # (groups, 1, r), or (groups, 0, r) without bias
         self.anchor()
 
     def anchor(self) -> None:
         """Takes what an update is measured from: coordinates, and the rest where the free directions are stored."""
-        parts = list(self._parts())
-        self.anchors = [self._coordinates(group, *part) for group, part in enumerate(parts)]
-        self.start = [
-            (rows.clone(), column.clone()) if free else None
-            for (rows, column), free in zip(parts, self.holds_free, strict=True)
-        ]
+        rows, column = self._matrices()
+        self.anchors = self._coordinates(rows, column)
+        self.start = (rows.clone(), column.clone()) if self.holds_free else None
 
     def project(self) -> None:
         """Moves the layer back along the protected directions, in place."""
-        for group, (rows, column) in enumerate(self._parts()):
-            away = self._coordinates(group, rows, column) - self.anchors[group]
-            if self.damping:
-                away *= self.damping[group]
-            kernel, of_bias = self.kernels[group], self.of_bias[group]
-            if self.holds_free[group]:
-                torch.addmm(self.start[group][0], away, kernel.T, out=rows)
-                column.copy_(self.start[group][1] + away @ of_bias.T)
-            else:
-                rows.addmm_(away, kernel.T, alpha=-1)
-                column -= away @ of_bias.T
+        rows, column = self._matrices()
+        away = self._coordinates(rows, column) - self.anchors
+        if self.damping is not None:
+            away *= self.damping
+        if self.holds_free:
+            torch.baddbmm(self.start[0], away, self.kernel.mT, out=rows)
+            column.copy_(self.start[1] + away @ self.of_bias.mT)
+        else:
+            rows.baddbmm_(away, self.kernel.mT, alpha=-1)
+            column -= away @ self.of_bias.mT
 
-    def _coordinates(self, group: int, rows: Tensor, column: Tensor) -> Tensor:
-        return torch.addmm(column @ self.of_bias[group], rows, self.kernels[group])
+    def _coordinates(self, rows: Tensor, column: Tensor) -> Tensor:
+        return torch.baddbmm(column @ self.of_bias, rows, self.kernel)
 
-    def _parts(self) -> Iterable[tuple[Tensor, Tensor]]:
-        """Per group of the convolution views of the weight (C0 / groups, inputs) and the bias (C0 / groups, 0 or 1)."""
-        groups, weight = len(self.kernels), self.weight.detach()
+    def _matrices(self) -> tuple[Tensor, Tensor]:
+        """Views of the weight (groups, C0 / groups, inputs) and of the bias (groups, C0 / groups, 0 or 1)."""
+        groups, weight = len(self.kernel), self.weight.detach()
         rows = weight.permute(0, 2, 3, 1) if self.channels_last else weight
         column = weight.new_empty(len(weight), 0) if self.bias is None else self.bias.detach()[:, None]
-        return zip(rows.view(groups, len(weight) // groups, -1), column.chunk(groups), strict=True)
+        shape = groups, len(weight) // groups
+        return rows.view(*shape, weight[0].numel()), column.view(*shape, column.shape[1])
 
     def _in_memory_order(self, kernel: Tensor) -> Tensor:
-        """The rows of a basis (inputs, r), channel-major, in the order in which a row of the weight lies in memory."""
+        """Bases (groups, inputs, r), channel-major, with rows in the order in which the weight lies in memory."""
         if not self.channels_last:
             return kernel
-        return kernel.unflatten(0, self.weight.shape[1:]).permute(1, 2, 0, 3).flatten(0, 2)
+        return kernel.unflatten(1, self.weight.shape[1:]).permute(0, 2, 3, 1, 4).flatten(1, 3)
