@@ -57,7 +57,8 @@ class DreamOptions:
             "batch": (self.batch >= 1, "at least 1"),
             "steps": (self.steps >= 1, "at least 1"),
             "lr": (self.lr > 0, "above 0"),
-            "jitter": (self.jitter >= 0, "at least 0"),
+            **{name: (getattr(self, name) >= 0, "at least 0")
+               for name in ("bn_weight", "tv_weight", "l2_weight", "jitter", "boundary")},
             "coarse_share": (0 <= self.coarse_share < 1, "from 0 to below 1"),
             "refresh": (0 <= self.refresh <= 1, "from 0 to 1"),
         })  # fmt: skip

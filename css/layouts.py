@@ -25,10 +25,10 @@ class LayoutStatistics:
     share of the map; `places[a]`: pixels per cell of a coarse grid, each map counted as 1. Channels, not raw ids.
     """
 
-    def __init__(self, channels: int = 0):
-        self.company = torch.zeros(channels, channels, dtype=torch.float64)
-        self.areas = torch.zeros(channels, AREAS, dtype=torch.float64)
-        self.places = torch.zeros(channels, GRID, GRID, dtype=torch.float64)
+    def __init__(self):
+        self.company = torch.zeros(0, 0, dtype=torch.float64)
+        self.areas = torch.zeros(0, AREAS, dtype=torch.float64)
+        self.places = torch.zeros(0, GRID, GRID, dtype=torch.float64)
 
     def update(self, labels: Tensor, channels: int) -> None:
         """Counts label maps (B, H, W) of `channels` channels; void (255) belongs to none."""
@@ -88,12 +88,14 @@ class LayoutStatistics:
         row, column = divmod(int(generator.choice(GRID * GRID, p=counts / counts.sum())), GRID)
         return (row + generator.random()) / GRID, (column + generator.random()) / GRID
 
+    def knows(self, channel: int) -> bool:
+        """Was it ever seen?"""
+        return channel < len(self.company) and bool(self.company[channel, channel])
+
     def draw_companion(self, channel: int, others: Sequence[int], generator: np.random.Generator) -> int | None:
-        """Another of the channels that were seen together with this one, by how often; None for company of its own."""
-        if channel >= len(self.company) or not (total := self.company[channel, channel].item()):
-            return None
+        """Another of the channels that were seen together with this known one, by how often; None: it is alone."""
         weights = np.array([self.company[channel, o].item() if o < len(self.company) else 0.0 for o in others])
-        alone = max(total - weights.sum(), 0.0)
+        alone = max(self.company[channel, channel].item() - weights.sum(), 0.0)
         if not weights.sum() or generator.random() < alone / (alone + weights.sum()):
             return None
         return int(generator.choice(others, p=weights / weights.sum()))
@@ -141,10 +143,10 @@ def _objects(first: int, channels: Sequence[int], generator, statistics) -> list
     """`first` and up to two others."""
     objects, others = [first], [channel for channel in channels if channel != first]
     for _ in range(min(int(generator.integers(0, 3)), len(others))):
-        if statistics is None:
-            companion = int(generator.choice(others))
-        else:
+        if statistics and statistics.knows(first):
             companion = statistics.draw_companion(first, others, generator)
+        else:
+            companion = int(generator.choice(others))
         if companion is not None:
             objects.append(companion)
             others.remove(companion)

@@ -1,6 +1,7 @@
 """The contract of a method, and the list of those that come with the toolkit."""
 
 import importlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -61,6 +62,9 @@ class Method:
 
     def check(self, config: "RunConfig") -> None:
         """Raises InputError if the method cannot work with this configuration. Called before anything is written."""
+
+    def check_tasks(self, config: "RunConfig", tasks: Iterable[Task]) -> None:
+        """Raises InputError if the method cannot learn one of these tasks. Called before anything is written, too."""
 
     def learn_first(self, task: Task, model: Segmenter, trainer: "Trainer") -> None:
         """Learns the first task: plain cross-entropy, so that all methods can start from one run's first task."""

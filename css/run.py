@@ -82,7 +82,8 @@ def checked_stream(config: RunConfig, world: int) -> Stream:
     settings.check(config, world)
     require_optimizer(config.train)
     stream = make_stream(config)
-    list(stream)  # every task must have images
+    tasks = list(stream)  # every task must have images
+    method_class(config.method)(config.options).check_tasks(config, tasks)
     if config.task0 and not (task_folder(config.folder, 0) / "result.json").exists():
         _borrowed_first_task(config, stream.task(0))
     return stream

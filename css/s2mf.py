@@ -15,7 +15,7 @@ from css.dream import Dreamer, DreamOptions, Dreams, draw_dreams
 from css.files import part, prefixed, save_tensors
 from css.fusion import FusionOptions, MetaFusion, State
 from css.gates import linear
-from css.kinds import kind_of
+from css.kinds import Kind, kind_of
 from css.layouts import LayoutStatistics
 from css.method import Method
 from css.model import Segmenter, load_state, snapshot
@@ -75,7 +75,12 @@ class Split2MetaFusion(SlowModel):
             "fast_share": (0 < options.fast_share < 1, "between 0 and 1"),
             "alpha": (options.alpha is None or 0 <= options.alpha <= 1, "from 0 to 1"),
             "current_images": (options.current_images >= 0, "at least 0"),
+            "prior": (options.prior >= 0, "at least 0"),
         })  # fmt: skip
+        if options.alpha is not None and options.fusion != "linear":
+            raise InputError(
+                f"--options.alpha {options.alpha} needs --options.fusion linear; {options.fusion} has none."
+            )
         if not self._slow_is_old and options.fusion != "none":
             divide_epochs(config.epochs(1), options.fast_share)
         if self._slow_is_old and options.fusion == "none":
@@ -83,6 +88,14 @@ class Split2MetaFusion(SlowModel):
                 "--options.projector all lets the slow model learn nothing: give --options.fusion meta or linear, or "
                 "another projector."
             )
+
+    def check_tasks(self, config, tasks):
+        super().check_tasks(config, tasks)
+        kind = kind_of(config.dataset)
+        for task in tasks:
+            if task.index and self.options.fusion != "none":
+                for channels in _dreamt(task, kind):
+                    kind.require_room(self.options.dream.count, channels)
 
     def learn(self, task, model, teacher, trainer):
         if self.options.fusion == "none":
@@ -92,8 +105,6 @@ class Split2MetaFusion(SlowModel):
         self._correct_prior(task, model)
 
     def _split_and_fuse(self, task: Task, model: Segmenter, teacher: Segmenter, trainer: Trainer) -> None:
-        for channels in _dreamt(task, trainer):  # before anything is trained
-            trainer.kind.require_room(self.options.dream.count, channels)
         self.record = {}  # of the task before; frees the memory of its models
         losses = self.base.objective(task, model, teacher, trainer)
         epochs = trainer.config.epochs(task.index)
@@ -136,7 +147,7 @@ class Split2MetaFusion(SlowModel):
             tensors = trainer.once(name, compute)
             return Dreams(tensors["images"], tensors["queries"], [])
 
-        old, new = _dreamt(task, trainer)
+        old, new = _dreamt(task, trainer.kind)
         return dream("dreams of old classes", teacher, old), dream("dreams of new classes", model.frozen(), new)
 
     def _fuse(self, task, model, slow, fast, teacher, old: Dreams, new: Dreams, trainer) -> dict[str, Tensor]:
@@ -211,9 +222,9 @@ def make_fusion(
     )  # fmt: skip
 
 
-def _dreamt(task: Task, trainer: Trainer) -> tuple[range, range]:
+def _dreamt(task: Task, kind: Kind) -> tuple[range, range]:
     """Channels of the old and of the new classes, without the background."""
-    return range(trainer.kind.first_object, len(task.old_classes)), range(len(task.old_classes), len(task.seen_classes))
+    return range(kind.first_object, len(task.old_classes)), range(len(task.old_classes), len(task.seen_classes))
 
 
 def _first_images(task: Task, model: Segmenter, trainer: Trainer, count: int) -> Tensor:

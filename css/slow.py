@@ -33,7 +33,10 @@ class StatisticsOptions:
     """At most this many training batches of a task are looked at."""
 
     def __post_init__(self):
-        require_values(self, "--options.statistics", {"batches": (self.batches >= 1, "at least 1")})
+        require_values(self, "--options.statistics", {
+            "batches": (self.batches >= 1, "at least 1"),
+            "group": (self.group != "class" or self.loss == "labels", "that needs no labels, or the loss labels"),
+        })  # fmt: skip
 
 
 @dataclass(frozen=True)

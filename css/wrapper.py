@@ -1,6 +1,8 @@
 """Methods around a base method: `BASE+NAME`. Options of the base method are `--options.base.NAME`."""
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import field
 from typing import Any, ClassVar
 
@@ -22,10 +24,12 @@ class Wrapper(Method):
         self.base = self.Base(self.options.base)
 
     def check(self, config):
-        try:
+        with _naming_base_options():
             self.base.check(config)
-        except InputError as error:
-            raise InputError(str(error).replace("--options.", "--options.base.")) from None
+
+    def check_tasks(self, config, tasks):
+        with _naming_base_options():
+            self.base.check_tasks(config, tasks)
 
     def learn_first(self, task, model, trainer):
         self.base.learn_first(task, model, trainer)
@@ -41,6 +45,15 @@ class Wrapper(Method):
 
     def store(self, home, task, model):
         self.base.store(home, task, model)
+
+
+@contextlib.contextmanager
+def _naming_base_options() -> Iterator[None]:
+    """What the base method calls --options.NAME is --options.base.NAME to the user."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(str(error).replace("--options.", "--options.base.")) from None
 
 
 def wrap(wrapper: type[Wrapper], base: type[Method], suffix: str, base_options: Any = None) -> type[Wrapper]:

@@ -7,25 +7,22 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_shapes import first_model, make_trainer, second_task, small_stream
 from small_voc import css, read_results, run_arguments
 from torch.nn import functional as F
 
-from css.config import ModelConfig, RunConfig, TrainConfig
+from css.config import RunConfig, TrainConfig
 from css.files import load_tensors
-from css.log import Log
 from css.losses import cross_entropy
 from css.method import METHODS, Method, method_class, plain_losses
 from css.model import Output, Segmenter
-from css.processes import Processes
-from css.trainer import Trainer
 from plop_baseline.ewc import UPDATES, Ewc, Importance, importance_batches, mean_gradients, penalty
 from plop_baseline.frozen import Frozen
 from plop_baseline.ilt import Ilt, encoder_output
 from plop_baseline.lwf import Lwf, bce_distillation, distillation
 from plop_baseline.lwf_mc import LwfMc, binary_cross_entropy
 from plop_baseline.mib import Mib, unbiased_cross_entropy, unbiased_distillation
-from tasks import InputError, Stream
-from tasks.shapes import Shapes
+from tasks import InputError
 
 NEW = ("mib", "ilt", "lwf", "lwf-mc", "ewc", "frozen")
 TERMS = {
@@ -149,32 +146,7 @@ def test_distillation_does_not_see_the_new_classes_and_the_unbiased_one_does():
 
 @pytest.fixture(scope="module")
 def stream():
-    return Stream.cut(Shapes(size=64, train_images=24, test_images=8), "10-5")
-
-
-def make_trainer(folder, epochs=1, **train):
-    folder.mkdir(exist_ok=True)
-    config = TrainConfig(epochs=epochs, batch=8, crop=64, later_lr=0.02, workers=0, precision="fp32", **train)
-    run = RunConfig("shapes", "10-5", model=ModelConfig("tu-test_resnet", "none"), train=config)
-    return Trainer(run, Processes(), folder / "work", Log(folder / "log.jsonl"))
-
-
-def first_model(stream):
-    torch.manual_seed(0)
-    model = Segmenter("tu-test_resnet")
-    model.grow(stream.task(0).new_classes)
-    return model
-
-
-def second_task(stream):
-    """The second task, a model that has grown to it, and its teacher, whose running statistics are not the initial."""
-    model = first_model(stream)
-    with torch.no_grad():
-        for _ in range(3):
-            model(torch.randn(4, 3, 64, 64) + 0.5)
-    teacher = model.frozen()
-    model.grow(stream.task(1).new_classes)
-    return stream.task(1), model, teacher
+    return small_stream()
 
 
 def a_batch(task, size=64):

@@ -232,6 +232,13 @@ def test_mas_importance_against_finite_differences():
     assert gradient[1, 2].item() == pytest.approx(((above - below) / (2 * step)).item(), rel=1e-2)
 
 
+def test_nsp_holds_the_running_statistics(runs):
+    first, second = (model_of(runs("nsp"), task) for task in (0, 1))
+    running = [name for name in first if "running_" in name]
+    assert running and all(torch.equal(first[name], second[name]) for name in running)
+    assert any(not torch.equal(first[name], second[name]) for name in first.keys() - {*running})
+
+
 def test_nsp_leaves_old_answers_as_they_were_and_plain_steps_do_not():
     """With frozen BatchNorm, in double precision, whatever the number of steps (Adam-NSCL, Eq. 3)."""
     from css.nullspace import GradientStatistics, Rule, for_parameters, project_updates, projector

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from css.dream import Dreamer, DreamOptions, accuracy, balanced_cross_entropy, draw_dreams
 from css.dream import _jittered as jittered
-from css.image_priors import BatchNormMatch
+from css.image_priors import BatchNormMatch, total_variation
 from css.layouts import ignore_boundary, sample_layouts
 from css.model import Output
 from tasks import InputError
@@ -242,6 +242,21 @@ def test_images_stay_in_the_range_of_photographs(queries):
     assert Dreamer(network, options).dream(queries[:2]).images.abs().max() == 3
 
 
+def test_weights_of_the_terms(queries):
+    """Variation and norm fall only where they have a weight; the variances count only where they are asked for."""
+    network = Network(lambda logits: 0 * logits)
+
+    def dreams(**weights):
+        options = {"bn_weight": 0.0, "tv_weight": 0.0, "l2_weight": 0.0, **weights}
+        return Dreamer(network, DreamOptions(steps=20, jitter=0, **options)).dream(queries[:2])
+
+    plain, smooth, small = (dreams(**weights).images for weights in ({}, {"tv_weight": 1.0}, {"l2_weight": 1.0}))
+    assert total_variation(smooth) < 0.5 * total_variation(plain)
+    assert small.norm() < 0.5 * plain.norm()
+    means, variances = (dreams(bn_weight=1.0, variance=variance).history[0]["bn"] for variance in (False, True))
+    assert means != pytest.approx(variances, rel=0.01)
+
+
 def test_output_with_logits(queries):
     plain, wrapped = Network(), Network(lambda logits: Output(logits, logits, ()))
     wrapped.load_state_dict(plain.state_dict())
@@ -336,7 +351,19 @@ def test_dead_channels_and_layers_without_statistics():
 
 @pytest.mark.parametrize(
     ("flag", "value"),
-    [("count", 0), ("batch", 0), ("steps", 0), ("lr", 0.0), ("jitter", -1), ("coarse_share", 1.0), ("refresh", 1.5)],
+    [
+        ("count", 0),
+        ("batch", 0),
+        ("steps", 0),
+        ("lr", 0.0),
+        ("jitter", -1),
+        ("coarse_share", 1.0),
+        ("refresh", 1.5),
+        ("bn_weight", -0.5),
+        ("tv_weight", -0.5),
+        ("l2_weight", -0.5),
+        ("boundary", -1),
+    ],
 )
 def test_options_that_do_not_fit(flag, value):
     with pytest.raises(InputError, match=f"--options.dream.{flag.replace('_', '-')} {value}"):

@@ -386,3 +386,12 @@ def test_a_loss_that_is_not_finite_is_refused():
 def test_options_out_of_range_are_refused(flag, value):
     with pytest.raises(InputError, match=f"--options.fuse.{flag.replace('_', '-')} {value}"):
         FusionOptions(**{flag: value})
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "reptile"])
+def test_weight_of_the_old_classes_in_learning(models, optimizer):
+    def first(weight):
+        maker = fusion(*models, steps=1, held_out=0, batch=6, optimizer=optimizer, old_weight=weight)
+        return maker.fuse(IMAGES, IMAGES.flip(3)).history[0]["old"]
+
+    assert first(1.0) > 0 and first(3.0) == pytest.approx(3 * first(1.0), rel=1e-5) and first(0.0) == 0

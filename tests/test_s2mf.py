@@ -222,6 +222,10 @@ SHARED = ["--method", "plop+s2mf", "--options.projector", "tpnsp", "--train.late
         ([*SHARED, "--options.fast-share", "0.9"], "--options.fast-share 0.9 of --train.later-epochs 2"),
         (["--method", "plop+s2mf", "--options.fusion", "linear", "--options.alpha", "7"], "--options.alpha 7"),
         (["--method", "plop+s2mf", "--options.current-images", "-3"], "--options.current-images -3"),
+        (["--method", "plop+s2mf", "--options.alpha", "0.5"], "--options.fusion linear"),
+        (["--method", "plop+s2mf", "--options.prior", "nan"], "--options.prior nan"),
+        ([*SHARED, "--options.statistics.group", "class", "--options.statistics.loss", "logits"], "needs no labels"),
+        (["--method", "plop+s2mf", "--train.later-epochs", "2", "--options.dream.count", "1"], "leaves no room"),
         (["--method", "plop+s2mf", "--options.statistics.batches", "0"], "--options.statistics.batches 0"),
         (["--method", "ewc+s2mf", "--train.later-epochs", "2", "--options.base.weight", "-1"], "--options.base.weight"),
         (["--method", "plop+s2mf", "--options.projector", "all", "--options.fusion", "none"], "--options.fusion meta"),
@@ -233,11 +237,12 @@ def test_bad_input_is_one_sentence(options, words, data, tmp_path):
     assert not (tmp_path / "bad").exists()
 
 
-def test_too_few_dreams_are_refused_before_training(runs, data, tmp_path):
-    options = ["--method", "plop+s2mf", *QUICK_S2MF, "--options.dream.count", "1", "--task0", runs("meta")]
-    outcome = css(*run_arguments(data, tmp_path, "few", *options, protocol="2-1"))
-    assert outcome.code == 2 and "--options.dream.count 1 leaves no room" in outcome.complaint
-    assert not (tmp_path / "few" / "task_1.work" / "slow.safetensors").exists()
+def test_room_for_dreams_is_asked_of_every_task_at_the_start(data, tmp_path):
+    """Two dreams suffice for the second task, whose old classes are two, and not for the third."""
+    options = ["--method", "plop+s2mf", *QUICK_S2MF, "--options.dream.count", "1"]
+    outcome = css(*run_arguments(data, tmp_path, "few", *options, protocol="1-1"))
+    assert outcome.code == 2 and "--options.dream.count 1 leaves no room for some of 2 classes" in outcome.complaint
+    assert not (tmp_path / "few").exists()
 
 
 def test_thresholds_are_medians_around_plop():
