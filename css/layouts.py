@@ -72,25 +72,25 @@ class LayoutStatistics:
         self.areas = F.pad(self.areas, (0, 0, 0, more))
         self.places = F.pad(self.places, (0, 0, 0, 0, 0, more))
 
+    def knows(self, channel: int) -> bool:
+        """Was it ever seen?"""
+        return channel < len(self.company) and bool(self.company[channel, channel])
+
     def draw_area(self, channel: int, generator: np.random.Generator) -> float | None:
         """Share of the map, or None where nothing is known of the channel."""
-        counts = self.areas[channel].numpy() if channel < len(self.areas) else np.zeros(1)
-        if not counts.sum():
+        if not self.knows(channel):
             return None
+        counts = self.areas[channel].numpy()
         root = (generator.choice(AREAS, p=counts / counts.sum()) + generator.random()) / AREAS
         return float(np.clip(root**2, 0.01, 0.8))
 
     def draw_place(self, channel: int, generator: np.random.Generator) -> tuple[float, float] | None:
-        """Centre (row, column) between 0 and 1."""
-        counts = self.places[channel].flatten().numpy() if channel < len(self.places) else np.zeros(1)
-        if not counts.sum():
+        """Centre (row, column) between 0 and 1, or None where nothing is known of the channel."""
+        if not self.knows(channel):
             return None
+        counts = self.places[channel].flatten().numpy()
         row, column = divmod(int(generator.choice(GRID * GRID, p=counts / counts.sum())), GRID)
         return (row + generator.random()) / GRID, (column + generator.random()) / GRID
-
-    def knows(self, channel: int) -> bool:
-        """Was it ever seen?"""
-        return channel < len(self.company) and bool(self.company[channel, channel])
 
     def draw_companion(self, channel: int, others: Sequence[int], generator: np.random.Generator) -> int | None:
         """Another of the channels that were seen together with this known one, by how often; None: it is alone."""

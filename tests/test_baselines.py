@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_shapes import first_model, make_trainer, second_task, small_stream
-from small_voc import css, read_results, run_arguments
+from small_voc import Killed, css, read_results, run_arguments
 from torch.nn import functional as F
 
 from css.config import RunConfig, TrainConfig
@@ -254,10 +254,6 @@ def test_frozen_trains_its_first_task_whole(stream, tmp_path):
     Frozen().learn_first(stream.task(0), model, make_trainer(tmp_path))
     for part in ("running_mean", "encoder", "decoder", "classifiers"):
         assert any(part in name for name in changed(model, before))
-
-
-class Killed(BaseException):
-    pass
 
 
 def test_frozen_resumes(stream, tmp_path, monkeypatch):

@@ -238,7 +238,7 @@ def test_bad_input_is_one_sentence(options, words, data, tmp_path):
 
 
 def test_room_for_dreams_is_asked_of_every_task_at_the_start(data, tmp_path):
-    """Two dreams suffice for the second task, whose old classes are two, and not for the third."""
+    """One dream suffices for the second task, which has one old class, and not for the third."""
     options = ["--method", "plop+s2mf", *QUICK_S2MF, "--options.dream.count", "1"]
     outcome = css(*run_arguments(data, tmp_path, "few", *options, protocol="1-1"))
     assert outcome.code == 2 and "--options.dream.count 1 leaves no room for some of 2 classes" in outcome.complaint

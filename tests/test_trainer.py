@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from small_voc import Killed
 
 from css.config import ModelConfig, RunConfig, TrainConfig
 from css.files import load_tensors, save_tensors
@@ -228,10 +229,6 @@ def test_loss_that_is_not_finite_stops_with_the_place_and_keeps_the_checkpoint(t
     assert identical(seen[0], dict(model.named_parameters()))  # no step was taken with it
     assert checkpoint(tmp_path)[1]["epochs"] == 1
     assert len(log_of(tmp_path)) == steps + 1
-
-
-class Killed(BaseException):
-    pass
 
 
 def kill(_):
