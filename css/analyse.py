@@ -68,8 +68,8 @@ class Analysis:
         """Gates between the same two models, learnt on training images of old and of new classes in place of dreams:
         what the best of dreams could reach. None where every image of an old class shows a new one, too.
 
-        As on the path between the models, the new classifier is the fast model's, before --options.prior, and
-        BatchNorm's statistics are interpolated.
+        As on the path between the models, the new classifier is the fast model's, and BatchNorm's statistics are
+        interpolated.
         """
         presence = self.task.source.presence("train")
         shows_old = presence[:, [c for c in self.task.old_classes if c != BACKGROUND]].any(1)

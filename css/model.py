@@ -101,6 +101,22 @@ def load_state(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
     torch.clear_autocast_cache()
 
 
+def classifier_parameters(model: Segmenter) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight (channels, D) and bias (channels,) of the classifiers of all tasks, as of one linear layer, on CPU."""
+    weight = torch.cat([classifier.weight for classifier in model.classifiers]).flatten(1)
+    bias = torch.cat([classifier.bias for classifier in model.classifiers])
+    return weight.detach().cpu(), bias.detach().cpu()
+
+
+@torch.no_grad()
+def set_classifiers(model: Segmenter, weight: torch.Tensor, bias: torch.Tensor) -> None:
+    """Gives the classifiers what `classifier_parameters` returns."""
+    sizes = [classifier.out_channels for classifier in model.classifiers]
+    for classifier, rows, offsets in zip(model.classifiers, weight.split(sizes), bias.split(sizes), strict=True):
+        classifier.weight.copy_(rows[:, :, None, None])
+        classifier.bias.copy_(offsets)
+
+
 class evaluating:
     """Evaluation mode inside the block; every module's own mode after it."""
 

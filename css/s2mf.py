@@ -1,7 +1,6 @@
 """Split2MetaFusion (arXiv 2312.07082) around any base method: slow model, fast model, dreams, gated fusion."""
 
 import functools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from css.alignment import Alignment
 from css.config import RunConfig
 from css.dream import Dreamer, DreamOptions, Dreams, draw_dreams
 from css.files import part, prefixed, save_tensors
@@ -18,7 +18,7 @@ from css.gates import linear
 from css.kinds import Kind, kind_of
 from css.layouts import LayoutStatistics
 from css.method import Method
-from css.model import Segmenter, load_state, snapshot
+from css.model import Segmenter, classifier_parameters, load_state, snapshot
 from css.options import require_values
 from css.reestimate import reestimate_batch_norm
 from css.slow import SlowModel, SlowOptions, divide_epochs
@@ -49,9 +49,9 @@ class S2mfOptions(SlowOptions):
     """Training images of this task that join the new dreams in the fusion."""
     alpha: float | None = None
     """Share of the slow model in linear fusion; searched on the dreams if not given."""
-    prior: float = 0.0
-    """Corrects how common the new classes are. Every training image of a task shows one of them, but few of all images
-    do: their biases are lowered by this times log(images of all tasks / images of this task) when a task ends."""
+    align: bool = True
+    """When a task ends, train all classifiers once more, on features of its images and features drawn from Gaussians of
+    the old classes (label maps only)."""
     dream: DreamOptions = field(default_factory=DreamOptions)
     fuse: FusionOptions = field(default_factory=FusionOptions)
 
@@ -65,7 +65,7 @@ class Split2MetaFusion(SlowModel):
     def __init__(self, options=None):
         super().__init__(options)
         self.layouts = LayoutStatistics()
-        self.images = 0  # of all tasks so far
+        self.alignment = Alignment()
         self.record: dict[str, Tensor] = {}  # of the task that is being learnt, for FILE
 
     def check(self, config):
@@ -75,7 +75,6 @@ class Split2MetaFusion(SlowModel):
             "fast_share": (0 < options.fast_share < 1, "between 0 and 1"),
             "alpha": (options.alpha is None or 0 <= options.alpha <= 1, "from 0 to 1"),
             "current_images": (options.current_images >= 0, "at least 0"),
-            "prior": (options.prior >= 0, "at least 0"),
         })  # fmt: skip
         if options.alpha is not None and options.fusion != "linear":
             raise InputError(
@@ -83,10 +82,10 @@ class Split2MetaFusion(SlowModel):
             )
         if not self._slow_is_old and options.fusion != "none":
             divide_epochs(config.epochs(1), options.fast_share)
-        if self._slow_is_old and options.fusion == "none":
+        if self._slow_is_old and options.fusion == "none" and not options.align:
             raise InputError(
-                "--options.projector all lets the slow model learn nothing: give --options.fusion meta or linear, or "
-                "another projector."
+                "--options.projector all lets the slow model learn nothing: give --options.fusion meta or linear, "
+                "--options.align, or another projector."
             )
 
     def check_tasks(self, config, tasks):
@@ -98,11 +97,12 @@ class Split2MetaFusion(SlowModel):
                     kind.require_room(self.options.dream.count, channels)
 
     def learn(self, task, model, teacher, trainer):
-        if self.options.fusion == "none":
-            super().learn(task, model, teacher, trainer)
-        else:
+        if self.options.fusion != "none":
             self._split_and_fuse(task, model, teacher, trainer)
-        self._correct_prior(task, model)
+        elif not self._slow_is_old:
+            super().learn(task, model, teacher, trainer)
+        if self._aligns(trainer):
+            self.alignment.align(task, model, teacher, trainer)
 
     def _split_and_fuse(self, task: Task, model: Segmenter, teacher: Segmenter, trainer: Trainer) -> None:
         self.record = {}  # of the task before; frees the memory of its models
@@ -118,18 +118,17 @@ class Split2MetaFusion(SlowModel):
         with trainer.autocast():
             fused = trainer.once("fusion", lambda: self._fuse(task, model, slow, fast, teacher, old, new, trainer))
         model.load_state_dict(part(fused, "state"))
+        weight, bias = classifier_parameters(model)  # before they are aligned
         self.record = prefixed(slow=slow, fast=fast, old=_tensors(old), new=_tensors(new))
+        self.record |= prefixed(unaligned={"weight": weight, "bias": bias})
         self.record |= {name: value for name, value in fused.items() if not name.startswith("state.")}
 
     @property
     def _slow_is_old(self) -> bool:
         return self.options.projector == "all"
 
-    @torch.no_grad()
-    def _correct_prior(self, task: Task, model: Segmenter) -> None:
-        """Bayes' rule for a class that is rarer in all images than in those of its task (Saerens et al., 2002)."""
-        here = len(task.train_indices)
-        model.classifiers[task.index].bias -= self.options.prior * math.log((self.images + here) / here)
+    def _aligns(self, trainer: Trainer) -> bool:
+        return self.options.align and trainer.kind.has_layouts
 
     def _dreams(self, task: Task, model: Segmenter, teacher: Segmenter, trainer: Trainer) -> tuple[Dreams, Dreams]:
         """Of all old classes from the previous model, of the new ones from the fast model (Eq. 9)."""
@@ -176,7 +175,8 @@ class Split2MetaFusion(SlowModel):
     def finish(self, task, model, trainer):
         """The statistics of this task join those of the earlier ones; taken on the fused model."""
         super().finish(task, model, trainer)
-        self.images += len(task.train_indices)
+        if self._aligns(trainer):
+            self.alignment.finish(task, model, trainer)
         if self.options.layouts == "statistics" and self.options.fusion != "none" and trainer.kind.has_layouts:
             measured = trainer.once("layouts", lambda: self._count_layouts(task, model, trainer))
             self.layouts.add(LayoutStatistics.from_tensors(measured))
@@ -189,12 +189,12 @@ class Split2MetaFusion(SlowModel):
         return layouts.tensors()
 
     def tensors(self):
-        return super().tensors() | prefixed(layouts=self.layouts.tensors()) | {"images": torch.tensor(self.images)}
+        return super().tensors() | prefixed(layouts=self.layouts.tensors(), alignment=self.alignment.tensors())
 
     def load_tensors(self, tensors):
         super().load_tensors(tensors)
         self.layouts = LayoutStatistics.from_tensors(part(tensors, "layouts"))
-        self.images = int(tensors["images"])
+        self.alignment.load_tensors(part(tensors, "alignment"))
 
     def store(self, home, task, model):
         super().store(home, task, model)

@@ -15,6 +15,14 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def short_alignment():
+    """Alignment takes as many steps for a tiny network as for a large one; here a few will do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("css.alignment.STEPS", 20)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

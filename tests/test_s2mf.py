@@ -20,8 +20,9 @@ RUNS = {
     "given": ("plop+s2mf", ["--options.fusion", "linear", "--options.alpha", "0.25", "--options.layouts", "free"]),
     "nsp": ("finetune+s2mf", ["--options.projector", "nsp", "--options.fusion", "none"]),
     "unprojected": ("mib+s2mf", ["--options.projector", "none", "--options.current-images", "4"]),
-    "ewc": ("ewc+s2mf", ["--options.base.weight", "10"]),
-    "old": ("plop+s2mf", ["--options.projector", "all", "--options.prior", "0.5"]),
+    "ewc": ("ewc+s2mf", ["--options.base.weight", "10", "--options.no-align"]),
+    "old": ("plop+s2mf", ["--options.projector", "all"]),
+    "frozen": ("plop+s2mf", ["--options.projector", "all", "--options.fusion", "none"]),
 }
 
 
@@ -72,8 +73,16 @@ def test_seconds_of_every_stage_are_told(runs):
 
 @pytest.mark.parametrize("name", ["meta", "unprojected", "ewc"])
 def test_fused_model_is_the_gated_mean(name, runs):
+    """The classifiers are so before they are aligned."""
     fused, slow, fast, gates = model_of(runs(name), 1), *(recorded(runs(name), g) for g in ("slow", "fast", "gate"))
     assert gates and all(((gate > 0) & (gate < 1)).all() for gate in gates.values())
+    assert "classifiers.0" in gates and "classifiers.1" not in gates
+    aligned = name != "ewc"
+    if aligned:
+        assert not torch.equal(fused["classifiers.1.weight"], fast["classifiers.1.weight"])
+        before = recorded(runs(name), "unaligned")
+        fused |= {"classifiers.0.weight": before["weight"][:3, :, None, None], "classifiers.0.bias": before["bias"][:3]}
+        fused |= {"classifiers.1.weight": before["weight"][3:, :, None, None], "classifiers.1.bias": before["bias"][3:]}
     for layer, gate in gates.items():
         a = gate.view(-1, *[1] * (fused[f"{layer}.weight"].dim() - 1))
         expected = a * slow[f"{layer}.weight"] + (1 - a) * fast[f"{layer}.weight"]
@@ -92,16 +101,13 @@ def test_with_everything_protected_the_slow_model_is_the_old_one(runs):
     assert not any(torch.equal(fast[name], old[name]) for name in ("decoder.conv.weight", "classifiers.0.bias"))
 
 
-def test_prior_lowers_the_bias_of_the_new_classes_alone(runs):
-    """By half of log(all images / images of the task): Bayes' rule at half strength."""
-    run = runs("old")
-    first, second = (task["train_images"] for task in read_results(run)["tasks"])
-    fused, fast = model_of(run, 1), recorded(run, "fast")
-    expected = fast["classifiers.1.bias"] - 0.5 * math.log((first + second) / second)
-    torch.testing.assert_close(fused["classifiers.1.bias"], expected)
-    assert torch.equal(fused["classifiers.1.weight"], fast["classifiers.1.weight"])
-    tensors, _ = load_tensors(run / "task_1" / "model.safetensors")
-    assert tensors["method.images"] == first + second  # for the next task
+def test_alignment_alone(runs):
+    """The slow model is the old one and there is no other: only classifiers are trained."""
+    run = runs("frozen")
+    old, new = model_of(run, 0), model_of(run, 1)
+    assert stages(run) == [] and read_results(run)["tasks"][1]["seconds"]["alignment"] > 0
+    assert all(torch.equal(new[name], value) for name, value in old.items() if not name.startswith("classifiers."))
+    assert not torch.equal(new["classifiers.0.weight"], old["classifiers.0.weight"])
 
 
 def test_linear_fusion_has_one_coefficient(runs):
@@ -146,6 +152,7 @@ def test_statistics_grow_and_are_kept(runs):
         tensors, _ = load_tensors(runs("meta") / f"task_{task}" / "model.safetensors")
         assert any(name.startswith("method.gradients.") for name in tensors)
         assert any(name.startswith("method.layouts.") for name in tensors)
+        assert tensors["method.alignment.sums"].shape == (3 + task, 257, 257)
     tensors, _ = load_tensors(runs("unprojected") / "task_1" / "model.safetensors")
     assert not any(name.startswith("method.gradients.") for name in tensors)
 
@@ -169,11 +176,13 @@ MOMENTS = {
     "statistics of the first task": ("css.slow._label_loss", 2),
     "statistics of the second task": ("css.slow._label_loss", 5),
     "layouts of the second task": ("css.layouts.LayoutStatistics.update", 5),
+    "alignment": ("css.alignment.aligned", 1),
+    "features of the second task": ("css.alignment._answers", 5),
     "while the folder is written": ("css.s2mf.draw_dreams", 1),
 }
 
 
-ALWAYS = ("slow", "dreams of new classes", "fusion", "statistics of the second task")
+ALWAYS = ("slow", "dreams of new classes", "fusion", "alignment", "statistics of the second task")
 
 
 @pytest.mark.parametrize("moment", [m if m in ALWAYS else pytest.param(m, marks=pytest.mark.slow) for m in MOMENTS])
@@ -208,6 +217,7 @@ def test_help_shows_base_and_own_options():
 
 
 SHARED = ["--method", "plop+s2mf", "--options.projector", "tpnsp", "--train.later-epochs", "2"]
+NOTHING = ["--method", "plop+s2mf", "--options.projector", "all", "--options.fusion", "none"]
 
 
 @pytest.mark.parametrize(
@@ -223,12 +233,11 @@ SHARED = ["--method", "plop+s2mf", "--options.projector", "tpnsp", "--train.late
         (["--method", "plop+s2mf", "--options.fusion", "linear", "--options.alpha", "7"], "--options.alpha 7"),
         (["--method", "plop+s2mf", "--options.current-images", "-3"], "--options.current-images -3"),
         (["--method", "plop+s2mf", "--options.alpha", "0.5"], "--options.fusion linear"),
-        (["--method", "plop+s2mf", "--options.prior", "nan"], "--options.prior nan"),
         ([*SHARED, "--options.statistics.group", "class", "--options.statistics.loss", "logits"], "needs no labels"),
         (["--method", "plop+s2mf", "--train.later-epochs", "2", "--options.dream.count", "1"], "leaves no room"),
         (["--method", "plop+s2mf", "--options.statistics.batches", "0"], "--options.statistics.batches 0"),
         (["--method", "ewc+s2mf", "--train.later-epochs", "2", "--options.base.weight", "-1"], "--options.base.weight"),
-        (["--method", "plop+s2mf", "--options.projector", "all", "--options.fusion", "none"], "--options.fusion meta"),
+        ([*NOTHING, "--options.no-align"], "--options.fusion meta"),
     ],
 )
 def test_bad_input_is_one_sentence(options, words, data, tmp_path):

@@ -1,0 +1,83 @@
+"""What is kept of the features of old classes: number, mean and covariance; features are drawn from them."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+RIDGE = 0.01  # pulls the drift to the identity; in units of the mean square of a feature
+
+
+class FeatureMoments:
+    """Per channel the sum of [x, 1] [x, 1]^T over features x: their number, sum and second moments in one matrix.
+
+    `sums`: float64 (channels, D + 1, D + 1).
+    """
+
+    def __init__(self, sums: Tensor | None = None):
+        self.sums = torch.zeros(0, 0, 0, dtype=torch.float64) if sums is None else sums
+
+    def update(self, features: Tensor, answers: Tensor, channels: int) -> None:
+        """Counts features (N, D) of the channels `answers` (N,), of which there are `channels`."""
+        extended = extend(features.double())
+        of_channel = [extended[answers == channel] for channel in range(channels)]
+        self.add(FeatureMoments(torch.stack([some.T @ some for some in of_channel]).cpu()))
+
+    def add(self, other: "FeatureMoments") -> None:
+        """Those of further images, which may know more channels."""
+        sums = other.sums.clone()
+        if len(self.sums):
+            sums[: len(self.sums)] += self.sums
+        self.sums = sums
+
+    def moved(self, drift: Tensor) -> "FeatureMoments":
+        """Of drift [x, 1] in place of [x, 1]; `drift` (D + 1, D + 1) as of `fit_drift`."""
+        return FeatureMoments(drift @ self.sums @ drift.T)
+
+    @property
+    def counts(self) -> Tensor:
+        """Features per channel, float64 (channels,)."""
+        return self.sums[:, -1, -1]
+
+    def gaussians(self) -> "Gaussians":
+        number = self.counts.clamp(min=1)[:, None, None]
+        mean, square = self.sums[:, -1:, :-1] / number, self.sums[:, :-1, :-1] / number
+        values, vectors = torch.linalg.eigh(square - mean.mT @ mean)
+        roots = vectors * values.clamp(min=0).sqrt()[:, None, :]
+        return Gaussians(self.counts.float(), mean[:, 0].float(), roots.float())
+
+
+class Gaussians(NamedTuple):
+    """Of the features of every channel."""
+
+    counts: Tensor  # (channels,), how often a channel is drawn, relatively
+    mean: Tensor  # (channels, D)
+    root: Tensor  # (channels, D, D), root root^T = covariance
+
+    def sample(self, number: int) -> Tensor:
+        """Features (number, D) of all channels, by channel; not negative, as what a ReLU leaves."""
+        channels = torch.multinomial(self.counts, number, replacement=True)
+        noise = torch.randn(number, self.mean.shape[1])
+        numbers = channels.bincount(minlength=len(self.counts)).tolist()
+        parts = zip(self.mean, noise.split(numbers), self.root, strict=True)
+        return torch.cat([mean + some @ root.T for mean, some, root in parts]).clamp(min=0)
+
+
+def fit_drift(before: Tensor, after: Tensor) -> Tensor:
+    """The matrix that carries [x, 1], x in `before` (N, D), next to [y, 1], y in `after` (N, D).
+
+    Least squares, with a ridge that pulls it to the identity where nothing is seen (drift compensation; LDC, arXiv
+    2407.08536). Float64 (D + 1, D + 1).
+    """
+    x, change = extend(before.double()), after.double() - before.double()
+    square = x.T @ x
+    square.diagonal().add_(RIDGE * before.double().square().mean() * len(x))
+    drift = torch.eye(len(square), dtype=torch.float64)
+    drift[:-1] += torch.linalg.solve(square, x.T @ change).T
+    return drift
+
+
+def extend(features: Tensor) -> Tensor:
+    """[x, 1] of every row."""
+    return F.pad(features, (0, 1), value=1.0)

@@ -1,0 +1,203 @@
+"""Classifiers that are trained once more on features, real and drawn."""
+
+import pytest
+import torch
+from small_shapes import first_model, make_trainer, second_task, small_stream
+from torch.nn import functional as F
+
+from css import alignment
+from css.alignment import Alignment, Seen, _answers, _at_places, _look, _rows, aligned
+from css.feature_moments import FeatureMoments, Gaussians, fit_drift
+from css.model import classifier_parameters, set_classifiers, snapshot
+
+BACKGROUND, COW, SHEEP = range(3)
+MEANS = torch.tensor([[1.0, 1, 1, 1], [5, 1, 1, 1], [5, 4, 1, 1]])  # a sheep is a cow with something more
+TEACHER = torch.tensor([[-2.0, 0, 0, 0], [2, 0, 0, 0]]), torch.tensor([6.0, -6])  # a cow is what has much of the first
+# The new classifier answers to what sheep and cows have in common.
+GROWN = torch.tensor([[-2.0, 0, 0, 0], [2, 0, 0, 0], [4, 0, 0, 0]]), torch.tensor([6.0, -6, -6])
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch):
+    monkeypatch.setattr(alignment, "BATCH", 256)
+    monkeypatch.setattr(alignment, "STEPS", 400)
+    monkeypatch.setattr(alignment, "LR", 0.05)
+    torch.manual_seed(0)
+
+
+def shown(channel, number=1000):
+    return MEANS[channel] + 0.3 * torch.randn(number, 4)
+
+
+def gaussians(*counts):
+    return Gaussians(torch.tensor(counts), MEANS[: len(counts)], 0.3 * torch.eye(4).expand(len(counts), 4, 4))
+
+
+def seen(drift=lambda x: x, **called):
+    """Images of sheep before a background; `called`: the label of further features, by the name of their class."""
+    parts = [(shown(BACKGROUND), 0), (shown(SHEEP), SHEEP)]
+    parts += [(shown(globals()[name]), label) for name, label in called.items()]
+    before = torch.cat([x for x, _ in parts])
+    labels = torch.cat([torch.full((len(x),), label) for x, label in parts])
+    return Seen(before, drift(before), labels, len(labels))
+
+
+def share_of_right_answers(classifiers, channel, drift=lambda x: x):
+    return (F.linear(drift(shown(channel)), *classifiers).argmax(1) == channel).float().mean()
+
+
+def test_what_was_never_seen_beside_the_new_class_is_known_again():
+    assert share_of_right_answers(GROWN, COW) < 0.05
+    found = aligned(GROWN, TEACHER, gaussians(1000.0, 1000.0), seen(), torch.eye(5))
+    assert all(share_of_right_answers(found, channel) > 0.97 for channel in range(3))
+    without = aligned(GROWN, TEACHER, gaussians(1000.0, 0.0), seen(), torch.eye(5))
+    assert share_of_right_answers(without, SHEEP) > 0.97
+    assert share_of_right_answers(without, COW) < 0.5  # nothing has said that this is no sheep
+
+
+def test_old_classes_that_the_labels_call_background_stay_what_the_teacher_sees():
+    found = aligned(GROWN, TEACHER, gaussians(1000.0, 0.0), seen(COW=0), torch.eye(5))
+    assert all(share_of_right_answers(found, channel) > 0.97 for channel in range(3))
+
+
+def test_answers_of_the_teacher_are_kept_with_their_doubts():
+    """Where the teacher gives 70 to 30, so does the aligned classifier; hard labels would give 100 to 0."""
+    teacher = torch.zeros(2, 4), torch.tensor([0.7, 0.3]).log()
+    found = aligned(GROWN, teacher, gaussians(1000.0, 1000.0), seen(), torch.eye(5))
+    probabilities = F.linear(shown(COW), *found).softmax(1).mean(0)
+    torch.testing.assert_close(probabilities, torch.tensor([0.7, 0.3, 0.0]), atol=0.06, rtol=0)
+
+
+def test_drawn_features_follow_the_features_of_the_new_model():
+    """In the new space the two halves have changed places."""
+
+    def swap(x):
+        return x[:, [2, 3, 0, 1]] + 1
+
+    images = seen(swap, COW=0)
+    grown = swap(GROWN[0]) - 1, GROWN[1]
+    found = aligned(grown, TEACHER, gaussians(1000.0, 1000.0), images, fit_drift(images.before, images.after))
+    assert all(share_of_right_answers(found, channel, swap) > 0.95 for channel in range(3))
+    images = seen(swap)
+    standing = aligned(grown, TEACHER, gaussians(1000.0, 1000.0), images, torch.eye(5))
+    assert share_of_right_answers(standing, COW, swap) < 0.5
+
+
+@pytest.mark.parametrize(("frequency", "counts", "drawn"), [(100, (200.0, 100.0), 192), (1, (1e6, 0.0), 255)])
+def test_shares_are_those_of_all_images(frequency, counts, drawn, monkeypatch):
+    """At least one feature of the task is in every step."""
+    numbers = []
+    original = Gaussians.sample
+    monkeypatch.setattr(Gaussians, "sample", lambda self, number: numbers.append(number) or original(self, number))
+    monkeypatch.setattr(alignment, "STEPS", 3)
+    aligned(GROWN, TEACHER, gaussians(*counts), seen()._replace(frequency=frequency), torch.eye(5))
+    assert numbers == [drawn] * 3
+
+
+# ---------------------------------------------------------------- in a task
+
+
+@pytest.fixture(scope="module")
+def stream():
+    return small_stream()
+
+
+def finished_first_task(stream, folder):
+    """An alignment that has seen the first task, with the model of the second."""
+    task, model, teacher = second_task(stream)
+    found = Alignment()
+    found.finish(stream.task(0), teacher, make_trainer(folder / "first"))
+    return found, task, model, teacher
+
+
+def test_only_the_classifiers_are_trained(stream, tmp_path):
+    found, task, model, teacher = finished_first_task(stream, tmp_path)
+    before, sums = snapshot(model), found.moments.sums.clone()
+    found.align(task, model, teacher, make_trainer(tmp_path / "second"))
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]) != name.startswith("classifiers."), name
+    torch.testing.assert_close(found.moments.sums, sums)  # the features are the teacher's still
+
+
+def test_the_moments_move_with_the_features(stream, tmp_path):
+    found, task, model, teacher = finished_first_task(stream, tmp_path)
+    with torch.no_grad():
+        model.decoder.conv.weight.add_(0.05 * torch.randn_like(model.decoder.conv.weight))
+    sums = found.moments.sums.clone()
+    found.align(task, model, teacher, make_trainer(tmp_path / "second"))
+    look = _look(task, model, teacher, make_trainer(tmp_path / "third"))
+    expected = FeatureMoments(sums).moved(fit_drift(look.before, look.after)).sums
+    torch.testing.assert_close(found.moments.sums, expected, rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(found.moments.sums, sums, rtol=0.01)
+
+
+def test_a_restart_goes_on_with_what_was_finished(stream, tmp_path):
+    found, task, model, teacher = finished_first_task(stream, tmp_path)
+    again = Alignment()
+    again.load_tensors(found.tensors())
+    trainer = make_trainer(tmp_path / "second")
+    found.align(task, model, teacher, trainer)
+    expected = classifier_parameters(model)
+    _, other, _ = second_task(stream)
+    again.align(task, other, teacher, trainer)
+    assert all(torch.equal(*pair) for pair in zip(expected, classifier_parameters(other), strict=True))
+    assert torch.equal(found.moments.sums, again.moments.sums)
+
+
+def test_features_of_the_first_task_are_counted_by_their_labels(stream, tmp_path):
+    model, trainer = first_model(stream), make_trainer(tmp_path)
+    found = Alignment()
+    found.finish(stream.task(0), model, trainer)
+    expected = torch.zeros(11)
+    for _, labels in trainer.passes(stream.task(0), model, "features"):
+        at = labels[:, 8::16, 8::16]  # the centres of cells of 16 x 16 pixels
+        expected += torch.bincount(at[at != 255].flatten(), minlength=11)
+    assert expected[1:].any() and torch.equal(found.moments.counts.float(), expected)
+
+
+def test_features_of_a_later_task_join_those_of_the_earlier_ones(stream, tmp_path):
+    found, task, model, _ = finished_first_task(stream, tmp_path)
+    before = found.moments.counts
+    found.finish(task, model, make_trainer(tmp_path / "second"))
+    assert len(found.moments.counts) == 16 and found.moments.counts[11:].any()
+    assert (found.moments.counts[:11] >= before).all()
+
+
+def test_background_of_a_later_task_is_what_the_model_sees_among_old_classes(stream):
+    task = stream.task(1)
+    logits = torch.full((1, 16, 1, 4), -9.0)
+    for place, (channel, second) in enumerate([(5, 0), (12, 7), (13, 2), (3, 0)]):
+        logits[0, channel, 0, place], logits[0, second, 0, place] = 2, 1
+    labels = torch.tensor([[[0, 0, 14, 255]]], dtype=torch.uint8)
+    assert _answers(logits, labels, task).tolist() == [5, 7, 14, 255]
+    assert _answers(logits, labels, stream.task(0)).tolist() == [0, 0, 14, 255]
+
+
+def test_a_sample_of_many_features_still_counts_as_all(stream, tmp_path, monkeypatch):
+    task, model, teacher = second_task(stream)
+    everything = _look(task, model, teacher, make_trainer(tmp_path / "all"))
+    assert everything.frequency == len(everything.labels) > 40
+    monkeypatch.setattr(alignment, "MOST", 40)
+    some = _look(task, model, teacher, make_trainer(tmp_path / "some"))
+    assert len(some.labels) <= 40 and some.frequency == everything.frequency
+    known = {tuple(row.tolist()) for row in everything.before}
+    assert all(tuple(row.tolist()) in known for row in some.before)
+    assert not (some.labels == 255).any() and (some.labels >= 11).any()
+
+
+def test_rows_and_labels_are_of_the_same_places():
+    labels = torch.arange(2 * 32 * 48).reshape(2, 32, 48)
+    features = torch.arange(2 * 5 * 2 * 3).reshape(2, 5, 2, 3).float()
+    assert torch.equal(_at_places(labels, features), labels[:, 8::16, 8::16])
+    assert torch.equal(_rows(features)[3 + 1], features[0, :, 1, 1])
+
+
+def test_classifiers_as_one_linear_layer(stream):
+    _, model, _ = second_task(stream)
+    weight, bias = classifier_parameters(model)
+    features = torch.randn(2, 256, 3, 3)
+    expected = torch.cat([classify(features) for classify in model.classifiers], 1)
+    torch.testing.assert_close(F.linear(features.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2), expected)
+    set_classifiers(model, 2 * weight, bias + 1)
+    torch.testing.assert_close(model.classifiers[1].weight[:, :, 0, 0], 2 * weight[11:])
+    torch.testing.assert_close(model.classifiers[0].bias, bias[:11] + 1)
