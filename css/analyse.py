@@ -15,7 +15,7 @@ from css.dream import draw_dreams
 from css.files import load_tensors, part, write_json
 from css.kinds import kind_of
 from css.losses import upsample
-from css.model import Segmenter, load_state
+from css.model import Segmenter, load_state, set_classifiers, snapshot
 from css.processes import Processes
 from css.report import markdown, percent
 from css.results import read_results
@@ -31,7 +31,11 @@ REAL = 64  # training images of old, and of new classes, on which gates are lear
 
 
 class Analysis:
-    """Of one finished task after the first. `old` and `fused`: the models before and after it."""
+    """Of one finished task after the first. `old` and `fused`: the models before and after it.
+
+    From here on the fused model is the one before its classifiers were aligned, as all others; `aligned` is its state
+    at the end of the task.
+    """
 
     def __init__(
         self, run: Path, task: Task, old: Segmenter, fused: Segmenter, config: RunConfig, processes: Processes
@@ -39,6 +43,8 @@ class Analysis:
         self.task, self.old, self.fused, self.config, self.processes = task, old, fused, config, processes
         self.home, self.name = run / "analysis", f"task_{task.index}"
         self.record, _ = load_tensors(task_folder(run, task.index) / FILE)
+        self.aligned = snapshot(fused)
+        set_classifiers(fused, **part(self.record, "unaligned"))
         self.split = self._split()
 
     def measure(self, images: int, judge: Segmenter | None) -> dict[str, Any]:
@@ -47,6 +53,8 @@ class Analysis:
         with autocast(self.config, self.processes):
             test = self._batches(self._spread(images))
             found = compare(self.split, test)
+            if self.config.options.align:
+                found["models"]["aligned"] = measure(self.split, self.aligned, test)
             if (real := self._fused_on_real_images()) is not None:
                 found["models"]["fused_real"] = measure(self.split, real, test)
             found["landscape"] = landscape(self.split, self._batches(self._half_new(FEW)))
@@ -166,7 +174,7 @@ def analysis_table(found: dict[str, Any]) -> str:
     )  # fmt: skip
 
 
-_ROW_NAMES = {"fused_real": "gates on real images"}
+_ROW_NAMES = {"aligned": "fused, classifiers aligned", "fused_real": "gates on real images"}
 
 
 def _digits(value: float | None) -> str:

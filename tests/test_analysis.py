@@ -173,7 +173,7 @@ def test_command_writes_pictures_and_numbers(runs, data):
     assert outcome.code == 0, outcome.err
     for run in ("meta", "old"):
         found = json.loads((runs / run / "analysis" / "task_1.json").read_text())
-        assert set(found["models"]) == {"old", "slow", "fast", "fused", "fused_real"}
+        assert set(found["models"]) == {"old", "slow", "fast", "fused", "aligned", "fused_real"}
         for picture in ("path", "landscape", "gates", "dreams-old", "dreams-new", "story"):
             assert (runs / run / "analysis" / f"task_1-{picture}.png").stat().st_size > 500
         for dreams, classes in (("old", {"1", "2"}), ("new", {"3"})):
@@ -183,7 +183,10 @@ def test_command_writes_pictures_and_numbers(runs, data):
         assert (x, y, distance) == (0, 0, 0)
     assert (runs / "meta" / "analysis" / "increase.png").exists()
     assert not (runs / "old" / "analysis" / "increase.png").exists()
-    assert all(row in outcome.out for row in ("| fused", "| gates on real images", "| best mean"))
+    assert all(
+        row in outcome.out
+        for row in ("| fused ", "| fused, classifiers aligned", "| gates on real images", "| best mean")
+    )
 
 
 def test_no_real_image_shows_old_classes_alone():
@@ -194,14 +197,24 @@ def test_no_real_image_shows_old_classes_alone():
     assert analysis._fused_on_real_images() is None
 
 
-def test_fused_model_of_the_table_is_the_stored_one(runs):
+def test_aligned_model_of_the_table_is_the_stored_one(runs):
     """The same images as `css evaluate` sees, so the same mIoU."""
     outcome = css("analyse", runs / "meta", "--images", "1000")
     assert outcome.code == 0, outcome.err
     found = json.loads((runs / "meta" / "analysis" / "task_1.json").read_text())
     stored = json.loads((runs / "meta" / "results.json").read_text())["tasks"][1]["groups"]
-    assert found["models"]["fused"]["all"] == pytest.approx(stored["all"], abs=1e-9)
-    assert found["models"]["slow"] != found["models"]["fused"]
+    assert found["models"]["aligned"]["all"] == pytest.approx(stored["all"], abs=1e-9)
+    assert found["models"]["slow"] != found["models"]["fused"] != found["models"]["aligned"]
+
+
+def test_fused_model_of_the_table_is_the_gated_mean(runs, data):
+    """Of a run whose classifiers were not aligned it is the stored one, and no row says that they were."""
+    options = ["--method", "plop+s2mf", *QUICK_S2MF, "--options.no-align", "--task0", runs / "meta"]
+    assert css(*run_arguments(data, runs, "plain", *options, protocol="2-1")).code == 0
+    assert css("analyse", runs / "plain", "--images", "1000").code == 0
+    found = json.loads((runs / "plain" / "analysis" / "task_1.json").read_text())["models"]
+    stored = json.loads((runs / "plain" / "results.json").read_text())["tasks"][1]["groups"]
+    assert found["fused"]["all"] == pytest.approx(stored["all"], abs=1e-9) and "aligned" not in found
 
 
 @pytest.mark.parametrize(
