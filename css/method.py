@@ -36,7 +36,7 @@ METHODS = {
 }
 
 # BASE+NAME: a function from the class of a method to that of the wrapped one
-WRAPPERS = {"s2mf": "css.s2mf:around", "replay": "plop_baseline.replay:around"}
+WRAPPERS = {"s2mf": "css.s2mf:around", "align": "css.aligned:around", "replay": "plop_baseline.replay:around"}
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,8 @@ def plain_losses(forward: nn.Module, images: torch.Tensor, labels: torch.Tensor)
 def method_class(name: str) -> type[Method]:
     """The class behind a name of METHODS, or behind "package.module:Class" for a method of the user's own.
 
-    "BASE+s2mf" is Split2MetaFusion around such a class, "BASE+replay" adds a memory of old images.
+    "BASE+s2mf" is Split2MetaFusion around such a class, "BASE+align" trains its classifiers once more after every task,
+    "BASE+replay" adds a memory of old images.
     """
     base, plus, wrapper = name.rpartition("+")
     if plus:

@@ -82,10 +82,10 @@ class Split2MetaFusion(SlowModel):
             )
         if not self._slow_is_old and options.fusion != "none":
             divide_epochs(config.epochs(1), options.fast_share)
-        if self._slow_is_old and options.fusion == "none" and not options.align:
+        if self._slow_is_old and options.fusion == "none":
             raise InputError(
-                "--options.projector all lets the slow model learn nothing: give --options.fusion meta or linear, "
-                "--options.align, or another projector."
+                "--options.projector all lets the slow model learn nothing: give --options.fusion meta or linear, or "
+                "another projector."
             )
 
     def check_tasks(self, config, tasks):
@@ -97,10 +97,10 @@ class Split2MetaFusion(SlowModel):
                     kind.require_room(self.options.dream.count, channels)
 
     def learn(self, task, model, teacher, trainer):
-        if self.options.fusion != "none":
-            self._split_and_fuse(task, model, teacher, trainer)
-        elif not self._slow_is_old:
+        if self.options.fusion == "none":
             super().learn(task, model, teacher, trainer)
+        else:
+            self._split_and_fuse(task, model, teacher, trainer)
         if self._aligns(trainer):
             self.alignment.align(task, model, teacher, trainer)
 

@@ -18,6 +18,7 @@ class Wrapper(Method):
     """
 
     Base: ClassVar[type[Method]]
+    losses_alone: ClassVar[bool] = True  # the base must learn every task by its losses alone
 
     def __init__(self, options=None):
         super().__init__(options)
@@ -59,9 +60,13 @@ def _naming_base_options() -> Iterator[None]:
 def wrap(wrapper: type[Wrapper], base: type[Method], suffix: str, base_options: Any = None) -> type[Wrapper]:
     """The class of `wrapper` around a base method, whose options are by default `base_options`, if they are given.
 
-    Raises InputError for a base that does more than give losses.
+    Raises InputError for joint training, and for a base that does more than give losses where it must not.
     """
-    if base.joint or base.learn is not Method.learn:
+    if base.joint:
+        raise InputError(
+            f"+{suffix} goes around a method that learns task after task; joint training has a single one."
+        )
+    if wrapper.losses_alone and base.learn is not Method.learn:
         raise InputError(
             f"+{suffix} needs a base method that learns every task by its losses alone, for example plop+{suffix}, "
             f"mib+{suffix} or finetune+{suffix}."
@@ -74,6 +79,6 @@ def wrap(wrapper: type[Wrapper], base: type[Method], suffix: str, base_options: 
     members = {
         "Base": base,
         "Options": options,
-        "segmentation_only": base.segmentation_only,
+        "segmentation_only": base.segmentation_only or wrapper.segmentation_only,
     }
     return type(f"{base.__name__}{wrapper.__name__}", (wrapper,), members)

@@ -22,7 +22,6 @@ RUNS = {
     "unprojected": ("mib+s2mf", ["--options.projector", "none", "--options.current-images", "4"]),
     "ewc": ("ewc+s2mf", ["--options.base.weight", "10", "--options.no-align"]),
     "old": ("plop+s2mf", ["--options.projector", "all"]),
-    "frozen": ("plop+s2mf", ["--options.projector", "all", "--options.fusion", "none"]),
 }
 
 
@@ -99,15 +98,6 @@ def test_with_everything_protected_the_slow_model_is_the_old_one(runs):
     old["classifiers.0.bias"][0] -= math.log(2)  # the background has made room for the new class
     assert all(torch.equal(slow[name], value) for name, value in old.items())
     assert not any(torch.equal(fast[name], old[name]) for name in ("decoder.conv.weight", "classifiers.0.bias"))
-
-
-def test_alignment_alone(runs):
-    """The slow model is the old one and there is no other: only classifiers are trained."""
-    run = runs("frozen")
-    old, new = model_of(run, 0), model_of(run, 1)
-    assert stages(run) == [] and read_results(run)["tasks"][1]["seconds"]["alignment"] > 0
-    assert all(torch.equal(new[name], value) for name, value in old.items() if not name.startswith("classifiers."))
-    assert not torch.equal(new["classifiers.0.weight"], old["classifiers.0.weight"])
 
 
 def test_linear_fusion_has_one_coefficient(runs):
@@ -217,13 +207,12 @@ def test_help_shows_base_and_own_options():
 
 
 SHARED = ["--method", "plop+s2mf", "--options.projector", "tpnsp", "--train.later-epochs", "2"]
-NOTHING = ["--method", "plop+s2mf", "--options.projector", "all", "--options.fusion", "none"]
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--method", "joint+s2mf"], "plop+s2mf"),
+        (["--method", "joint+s2mf"], "joint training has a single one"),
         (["--method", "frozen+s2mf"], "by its losses alone"),
         (["--method", "plop+other"], "BASE+s2mf"),
         (["--method", "nothing+s2mf"], "--method nothing is unknown"),
@@ -237,7 +226,7 @@ NOTHING = ["--method", "plop+s2mf", "--options.projector", "all", "--options.fus
         (["--method", "plop+s2mf", "--train.later-epochs", "2", "--options.dream.count", "1"], "leaves no room"),
         (["--method", "plop+s2mf", "--options.statistics.batches", "0"], "--options.statistics.batches 0"),
         (["--method", "ewc+s2mf", "--train.later-epochs", "2", "--options.base.weight", "-1"], "--options.base.weight"),
-        ([*NOTHING, "--options.no-align"], "--options.fusion meta"),
+        (["--method", "plop+s2mf", "--options.projector", "all", "--options.fusion", "none"], "--options.fusion meta"),
     ],
 )
 def test_bad_input_is_one_sentence(options, words, data, tmp_path):

@@ -1,0 +1,81 @@
+"""`BASE+align`, called as a user does; the alignment itself is tested in test_alignment.py."""
+
+import pytest
+import torch
+from small_voc import Killed, css, kill_at, read_results, run_arguments
+
+from css.files import load_tensors
+from css.method import method_class
+from plop_baseline.frozen import Frozen
+
+FROZEN = ["--method", "frozen+align"]
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    outcome = css(*run_arguments(data, folder, "run", *FROZEN))
+    assert outcome.code == 0, outcome.err
+    return folder / "run"
+
+
+def tensors_of(run, task):
+    return load_tensors(run / f"task_{task}" / "model.safetensors")[0]
+
+
+def test_around_frozen_features_only_classifiers_move(run):
+    for task in (1, 2):
+        before, after = tensors_of(run, task - 1), tensors_of(run, task)
+        for name in (name for name in before if name.startswith("model.")):
+            assert torch.equal(before[name], after[name]) != name.startswith("model.classifiers."), name
+        assert after["method.alignment.sums"].shape == (2 + task, 257, 257)
+
+
+def test_the_base_method_learns_first(run, data, monkeypatch):
+    """Without the alignment at its end a task leaves what the base method alone leaves."""
+    monkeypatch.setattr("css.alignment.set_classifiers", lambda model, weight, bias: None)
+    assert css(*run_arguments(data, run.parent, "unaligned", *FROZEN, "--task0", run)).code == 0
+    assert css(*run_arguments(data, run.parent, "frozen", "--method", "frozen", "--task0", run)).code == 0
+    unaligned, frozen, aligned = (tensors_of(run.parent / name, 1) for name in ("unaligned", "frozen", "run"))
+    for name in (name for name in frozen if name.startswith("model.")):
+        assert torch.equal(unaligned[name], frozen[name]), name
+    assert not torch.equal(aligned["model.classifiers.1.bias"], frozen["model.classifiers.1.bias"])
+
+
+def test_seconds_are_told(run):
+    seconds = read_results(run)["tasks"][1]["seconds"]
+    assert seconds["alignment"] > 0 and seconds["features"] > 0
+
+
+@pytest.mark.parametrize(
+    ("function", "calls"), [("css.alignment.fit_drift", 2), ("css.feature_moments.FeatureMoments.update", 7)]
+)
+def test_killed(function, calls, run, data, tmp_path, monkeypatch):
+    """In the second alignment, and while features of the second task are counted."""
+    again = run_arguments(data, tmp_path, "run", *FROZEN)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(function, kill_at(function, calls))
+        css(*again)
+    assert css(*again).code == 0
+    for task in (1, 2):
+        expected, found = tensors_of(run, task), tensors_of(tmp_path / "run", task)
+        assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+@pytest.mark.parametrize(
+    ("dataset", "method", "words"),
+    [
+        ("voc", "joint+align", "joint training has a single one"),
+        ("voc", "plop+s2mf+align", "BASE+s2mf aligns by itself"),
+        ("shapes-cls", "finetune+align", "--method finetune+align"),
+    ],
+)
+def test_where_it_makes_no_sense(dataset, method, words, tmp_path):
+    outcome = css("run", dataset, "10-split", "--method", method, "--runs", tmp_path / "runs")
+    assert outcome.code == 2 and words in outcome.complaint
+    assert not (tmp_path / "runs").exists()
+
+
+def test_options_of_the_base_method():
+    assert "--options.base.pod-factor" in css("run", "voc", "15-1", "--method", "plop+align", "--help").out
+    assert method_class("frozen+align").Base is Frozen
