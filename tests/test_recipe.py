@@ -26,7 +26,7 @@ def test_table2_has_the_published_weight_of_mib():
     cells = make_cells(read_recipe(path), path, Path("runs"))
     weights = {(c.config.protocol, c.config.options.kd_weight) for c in cells if c.label == "mib"}
     assert weights == {("19-1", 10), ("15-5", 10), ("15-1", 100)}
-    assert len(cells) == 3 * 3 * 9
+    assert len(cells) == 3 * 3 * 12
 
 
 def test_a_cell(tmp_path):
