@@ -34,7 +34,7 @@ class Seen(NamedTuple):
     before: Tensor  # (N, D)
     after: Tensor  # (N, D)
     labels: Tensor  # (N,), integers; old classes may be called background
-    frequency: int  # places of which these are a sample
+    frequency: int  # places of which these are a sample, in all processes
 
 
 class Alignment:
@@ -117,8 +117,8 @@ def _look(task: Task, model: Segmenter, teacher: Segmenter, trainer: Trainer) ->
         frequency += len(counted)
         chosen = counted[torch.randperm(len(counted))[:quota].to(counted.device)]
         parts.append([column[chosen].cpu() for column in rows])
-    before, after, labels = (torch.cat(column) for column in zip(*parts, strict=True))
-    return Seen(before, after, labels, frequency)
+    frequency = trainer.processes.sum(torch.tensor(frequency)).item()
+    return Seen(*(torch.cat(column) for column in zip(*parts, strict=True)), frequency)
 
 
 def _answers(logits: Tensor, labels: Tensor, task: Task) -> Tensor:

@@ -1,5 +1,7 @@
 """Classifiers that are trained once more on features, real and drawn."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from small_shapes import first_model, make_trainer, second_task, small_stream
@@ -183,6 +185,23 @@ def test_a_sample_of_many_features_still_counts_as_all(stream, tmp_path, monkeyp
     known = {tuple(row.tolist()) for row in everything.before}
     assert all(tuple(row.tolist()) in known for row in some.before)
     assert not (some.labels == 255).any() and (some.labels >= 11).any()
+
+
+def test_features_of_all_processes_count(stream, tmp_path):
+    """Two processes that have seen the same: twice what one has."""
+    task, model, teacher = second_task(stream)
+
+    def measured(world):
+        trainer, found = make_trainer(tmp_path / str(world)), Alignment()
+        trainer.processes = SimpleNamespace(
+            world=1, rank=0, is_main=True, device=torch.device("cpu"), first=lambda work: work(),
+            sum=lambda tensor: world * tensor,
+        )  # fmt: skip
+        found.finish(stream.task(0), teacher, trainer)
+        return found.moments.sums, _look(task, model, teacher, trainer).frequency
+
+    (one, few), (two, many) = measured(1), measured(2)
+    assert torch.equal(two, 2 * one) and many == 2 * few
 
 
 def test_rows_and_labels_are_of_the_same_places():
