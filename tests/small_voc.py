@@ -32,7 +32,7 @@ SETTING = [
 QUICK_S2MF = [
     "--train.later-epochs", "2", "--options.fast-share", "0.5", "--options.dream.count", "8",
     "--options.dream.batch", "4", "--options.dream.steps", "4", "--options.fuse.steps", "4",
-    "--options.statistics.batches", "3", "--options.projector", "tpnsp",
+    "--options.statistics.batches", "3", "--options.projector", "tpnsp", "--options.no-align",
 ]  # fmt: skip
 
 
