@@ -488,6 +488,6 @@ def test_options_on_the_command_line(runs, data, tmp_path):
 
 def test_list():
     listed = {line.split()[0]: line for line in css("list").out.splitlines() if line.startswith("  ")}
-    assert set(listed) == {*METHODS, "plop+s2mf", "plop+replay"} and set(METHODS) >= set(NEW)
+    assert set(listed) == {*METHODS, "plop+s2mf", "plop+align", "plop+replay"} and set(METHODS) >= set(NEW)
     assert "keeps images" in listed["plop+replay"]
     assert all(issubclass(method_class(name), Method) and method_class(name).summary in listed[name] for name in NEW)
