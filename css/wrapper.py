@@ -64,8 +64,8 @@ def wrap(wrapper: type[Wrapper], base: type[Method], suffix: str, base_options: 
     """
     if base.joint:
         raise InputError(
-            f"+{suffix} goes around a method that learns task after task, for example plop+{suffix}; joint training has a "
-            "single one."
+            f"+{suffix} goes around a method that learns task after task, for example plop+{suffix}; joint training "
+            "has a single one."
         )
     if wrapper.losses_alone and base.learn is not Method.learn:
         raise InputError(
