@@ -26,7 +26,8 @@ class Kind(Protocol):
     """Networks, views, scores and pictures of one kind of labels. Its methods take what they need, and keep nothing."""
 
     first_object: ClassVar[int]  # the first channel that is a class of its own, after the background if there is one
-    has_layouts: ClassVar[bool]  # labels have places and areas, of which queries of dreams can be drawn
+    # Labels have places and areas, of which queries of dreams can be drawn; all classes share one set of classifiers.
+    has_layouts: ClassVar[bool]
     record: ClassVar[type]  # of css.record: what tables need of results.json
     columns: "ClassVar[Columns]"  # of the table of a recipe
 

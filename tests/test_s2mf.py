@@ -171,7 +171,7 @@ MOMENTS = {
 }
 
 
-ALWAYS = ("slow", "dreams of new classes", "alignment", "statistics of the second task")
+ALWAYS = ("slow", "dreams of new classes", "fusion", "alignment", "statistics of the second task")
 
 
 @pytest.mark.parametrize("moment", [m if m in ALWAYS else pytest.param(m, marks=pytest.mark.slow) for m in MOMENTS])
@@ -212,7 +212,7 @@ SHARED = ["--method", "plop+s2mf", "--options.projector", "tpnsp", "--train.late
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--method", "joint+s2mf"], "joint training has a single one"),
+        (["--method", "joint+s2mf"], "plop+s2mf"),
         (["--method", "frozen+s2mf"], "by its losses alone"),
         (["--method", "plop+other"], "BASE+s2mf"),
         (["--method", "nothing+s2mf"], "--method nothing is unknown"),
