@@ -10,12 +10,14 @@ from matplotlib.image import imread
 
 from css.curves import save_figure
 
+_FUSED = {"fused": ("fused", "--"), "aligned": ("fused, classifiers aligned", ":")}
 _COLOURS = {"old": "tab:blue", "new": "tab:orange"}
 _MARKS = {"old": "o", "slow": "s", "fast": "^", "fused": "*"}
 
 
 def draw_path(path: Path, title: str, found: dict[str, Any]) -> None:
-    """Loss of old and new classes from the fast (0) to the slow model (1); dashed: the gated fusion."""
+    """Loss of old and new classes from the fast (0) to the slow model (1); dashed: the gated fusion, dotted: with its
+    classifiers aligned."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     _path(axes, found)
@@ -27,12 +29,13 @@ def _path(axes: Axes, found: dict[str, Any]) -> None:
     for group, colour in _COLOURS.items():
         points = [(point["alpha"], point[f"{group}_loss"]) for point in found["path"]]
         axes.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=3, label=f"{group} classes")
-        fused = found["models"]["fused"][f"{group}_loss"]
-        if fused is not None:
-            axes.axhline(fused, color=colour, linestyle="--", label=f"{group} classes, fused")
+        for model, (label, style) in _FUSED.items():
+            loss = found["models"].get(model, {}).get(f"{group}_loss")
+            if loss is not None:
+                axes.axhline(loss, color=colour, linestyle=style, label=f"{group} classes, {label}")
     axes.set(xlabel="share of the slow model", ylabel="loss on test images")
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(fontsize=8)
 
 
 def draw_landscape(path: Path, title: str, found: dict[str, Any]) -> None:

@@ -193,7 +193,7 @@ def list_all() -> None:
     print("Methods:")
     for name in METHODS:
         print(f"  {name:11} {method_class(name).summary}")
-    print("Around any of them that learns by its losses alone, for example plop:")
+    print("Around one of them, for example plop (+s2mf and +replay: one that learns by its losses alone):")
     for name in WRAPPERS:
         print(f"  {f'plop+{name}':11} {method_class(f'plop+{name}').summary}")
 
