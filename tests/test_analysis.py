@@ -7,11 +7,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from small_voc import QUICK_S2MF, css, run_arguments
 from torch import nn
 
 from css.analyse import Analysis
 from css.analysis import compare, gate_shares, make_split, measure, plane_through, recognised
+from css.analysis_pictures import _path
 
 
 class Pixelwise(nn.Module):
@@ -191,6 +193,22 @@ def test_command_writes_pictures_and_numbers(runs, data):
         row in outcome.out
         for row in ("| fused ", "| fused, classifiers aligned", "| gates on real images", "| best mean")
     )
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+def test_path_shows_what_fusion_and_alignment_reach(aligned):
+    """A line for each loss that there is: here no test image shows the new class to the fused model."""
+    models = {"fused": {"old_loss": 0.3, "new_loss": None}}
+    if aligned:
+        models["aligned"] = {"old_loss": 0.2, "new_loss": 0.6}
+    path = [{"alpha": alpha, "old_loss": 1 - alpha, "new_loss": alpha} for alpha in (0.0, 1.0)]
+    axes = Figure().subplots()
+    _path(axes, {"models": models, "path": path})
+    level = {line.get_label(): line.get_ydata()[0] for line in axes.lines if line.get_marker() == "None"}
+    expected = {"old classes, fused": 0.3}
+    if aligned:
+        expected |= {"old classes, fused, classifiers aligned": 0.2, "new classes, fused, classifiers aligned": 0.6}
+    assert level == expected
 
 
 def test_no_real_image_shows_old_classes_alone():
