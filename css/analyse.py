@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from css.analysis import Batches, Split, State, compare, gate_shares, landscape, make_split, measure, recognised
-from css.analysis_pictures import draw_gates, draw_landscape, draw_path, draw_story
+from css.analysis_pictures import ALIGNED, draw_gates, draw_landscape, draw_path, draw_story
 from css.config import RunConfig
 from css.dream import draw_dreams
 from css.files import load_tensors, part, write_json
@@ -174,7 +174,7 @@ def analysis_table(found: dict[str, Any]) -> str:
     )  # fmt: skip
 
 
-_ROW_NAMES = {"aligned": "fused, classifiers aligned", "fused_real": "gates on real images"}
+_ROW_NAMES = {"aligned": ALIGNED, "fused_real": "gates on real images"}
 
 
 def _digits(value: float | None) -> str:

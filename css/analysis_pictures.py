@@ -10,7 +10,8 @@ from matplotlib.image import imread
 
 from css.curves import save_figure
 
-_FUSED = {"fused": ("fused", "--"), "aligned": ("fused, classifiers aligned", ":")}
+ALIGNED = "fused, classifiers aligned"  # as the table of `css analyse` has it, too
+_FUSED = {"fused": ("fused", "--"), "aligned": (ALIGNED, ":")}
 _COLOURS = {"old": "tab:blue", "new": "tab:orange"}
 _MARKS = {"old": "o", "slow": "s", "fast": "^", "fused": "*"}
 

@@ -197,7 +197,7 @@ def test_command_writes_pictures_and_numbers(runs, data):
 
 @pytest.mark.parametrize("aligned", [False, True])
 def test_path_shows_what_fusion_and_alignment_reach(aligned):
-    """A line for each loss that there is: here no test image shows the new class to the fused model."""
+    """A line for each loss that there is."""
     models = {"fused": {"old_loss": 0.3, "new_loss": None}}
     if aligned:
         models["aligned"] = {"old_loss": 0.2, "new_loss": 0.6}
