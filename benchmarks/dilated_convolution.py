@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from css.dilation import SparseTapConv2d, skip_taps_in_padding
-from css.model import Segmenter
+from css.model.dilation import SparseTapConv2d, skip_taps_in_padding
+from css.model.segmenter import Segmenter
 
 BATCH, REPEATS = 16, 7
 

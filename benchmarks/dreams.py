@@ -13,13 +13,14 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from css import config as settings
-from css import image_priors
-from css.dream import Dreamer, DreamOptions
-from css.layouts import sample_layouts
-from css.model import Segmenter
-from css.processes import Processes
-from css.trainer import autocast
+from css.dream import priors as image_priors
+from css.dream.dreamer import Dreamer, DreamOptions
+from css.dream.layouts import sample_layouts
+from css.model.segmenter import Segmenter
+from css.run.checks import resolve
+from css.run.presets import preset
+from css.system.processes import Processes
+from css.training.loaders import autocast
 
 ROUNDS, STEPS, DREAMS, SIZE = 5, 3, 32, 96
 
@@ -37,7 +38,7 @@ def seconds_per_step(dreamer: Dreamer, queries: Tensor, deviation) -> float:
 
 
 def main() -> None:
-    config, processes = settings.resolve(settings.preset("voc")), Processes.join()
+    config, processes = resolve(preset("voc")), Processes.join()
     device = processes.device
     model = Segmenter("resnet50")
     model.grow(range(5))

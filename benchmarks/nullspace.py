@@ -19,13 +19,14 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from css.config import TrainConfig
+from css.config.settings import TrainConfig
 from css.losses import cross_entropy
-from css.model import Segmenter
-from css.nullspace import GradientStatistics, Rule, for_parameters, project_updates, projector
+from css.model.segmenter import Segmenter
+from css.nullspace import GradientStatistics, Rule, for_parameters, project_updates
+from css.nullspace import projectors as projector
 from css.nullspace.gram import Gram, Sketch
 from css.nullspace.layers import groups_of, layers_of, width_of
-from css.optimizer import make_optimizer
+from css.training.optimizer import make_optimizer
 
 CLASSES = 21
 HALF = Rule("fraction", 0.5)

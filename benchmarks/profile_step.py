@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
-from css.model import Segmenter
+from css.model.segmenter import Segmenter
 
 BATCH, CROP, REPEATS = 16, 96, 5
 

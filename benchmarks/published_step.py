@@ -13,12 +13,13 @@ import statistics
 import torch
 from nullspace import HALF, Batch, noise, timed
 
-from css.config import TrainConfig
+from css.config.settings import TrainConfig
 from css.losses import cross_entropy, upsample
-from css.memory import peak_mb, reset_peak
-from css.model import Segmenter
-from css.nullspace import GradientStatistics, for_parameters, project_updates, projector
-from css.optimizer import make_optimizer
+from css.model.segmenter import Segmenter
+from css.nullspace import GradientStatistics, for_parameters, project_updates
+from css.nullspace import projectors as projector
+from css.system.peak_memory import peak_mb, reset_peak
+from css.training.optimizer import make_optimizer
 from plop_baseline.pod import pod_loss
 from plop_baseline.pseudo_labels import pseudo_label, weighted_cross_entropy
 

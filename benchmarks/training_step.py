@@ -17,23 +17,27 @@ from pathlib import Path
 
 import torch
 
-from css import config as settings
-from css.log import Log
-from css.method import method_class, plain_losses
-from css.model import Segmenter
-from css.optimizer import make_optimizer
-from css.processes import Processes
-from css.trainer import Trainer, autocast
+from css.config.settings import ModelConfig, RunConfig, TrainConfig
+from css.method.contract import plain_losses
+from css.method.registry import make_method
+from css.model.segmenter import Segmenter
+from css.run.checks import resolve
+from css.run.presets import preset
+from css.system.log import Log
+from css.system.processes import Processes
+from css.training.loaders import autocast
+from css.training.optimizer import make_optimizer
+from css.training.trainer import Trainer
 from tasks import Stream
-from tasks.shapes import Shapes
-from tasks.voc import Voc
+from tasks.datasets.shapes import Shapes
+from tasks.datasets.voc import Voc
 
 SKIPPED = 3  # first steps of a round: allocation, start of workers
 
 
 def main() -> None:
     arguments = parse()
-    config = settings.resolve(configure(arguments))
+    config = resolve(configure(arguments))
     processes = Processes.join()
     source = Voc(arguments.data_root) if arguments.data_root else Shapes(size=arguments.crop, train_images=400)
     stream = Stream.cut(source, "15-5")
@@ -44,7 +48,7 @@ def main() -> None:
     model.grow(stream.groups[0])
     teacher = model.frozen()
     model.grow(stream.groups[1])
-    method = method_class(config.method)(config.options)
+    method = make_method(config.method, config.options)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(config, processes, Path(folder), Log(None))
         method.prepare(task, model, teacher, trainer)
@@ -75,10 +79,10 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def configure(arguments: argparse.Namespace) -> settings.RunConfig:
-    train = settings.TrainConfig(epochs=1, batch=arguments.batch, crop=arguments.crop, workers=arguments.workers)
-    model = settings.ModelConfig(arguments.encoder, "none")
-    return dataclasses.replace(settings.preset("shapes", arguments.method), model=model, train=train)
+def configure(arguments: argparse.Namespace) -> RunConfig:
+    train = TrainConfig(epochs=1, batch=arguments.batch, crop=arguments.crop, workers=arguments.workers)
+    model = ModelConfig(arguments.encoder, "none")
+    return dataclasses.replace(preset("shapes", arguments.method), model=model, train=train)
 
 
 def bare_loop(config, processes, model, losses, batch, steps: int) -> float:

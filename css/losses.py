@@ -1,6 +1,7 @@
 """Losses that every method starts from."""
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from tasks.source import VOID
@@ -19,3 +20,30 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     logits (B, C, h, w) at any resolution, labels (B, H, W) with 255 for void.
     """
     return F.cross_entropy(upsample(logits, labels), labels.long(), ignore_index=VOID, reduction="sum") / labels.numel()
+
+
+def kl_divergence(teacher: Tensor, logits: Tensor) -> Tensor:
+    """KL(teacher || model), mean over pixels or samples, of logits (N, C, ...). The teacher is a constant."""
+    return _mean_kl(teacher, _log_softmax(logits))
+
+
+def background_kl(teacher: Tensor, logits: Tensor, num_old: int) -> Tensor:
+    """KL(teacher || model) over the old channels, the model's new classes counted as background (channel 0).
+
+    To the teacher they were background; so probability that moves from there to a new class costs nothing (as in MiB's
+    unbiased distillation). teacher (N, num_old, ...), logits (N, C >= num_old, ...).
+    """
+    log_q = _log_softmax(logits)
+    background = torch.cat([log_q[:, :1], log_q[:, num_old:]], dim=1).logsumexp(1, keepdim=True)
+    log_q = torch.cat([background, log_q[:, 1:num_old]], dim=1)
+    return _mean_kl(teacher, log_q)
+
+
+def _mean_kl(teacher: Tensor, log_q: Tensor) -> Tensor:
+    log_p = _log_softmax(teacher.detach())
+    return (log_p.exp() * (log_p - log_q)).sum(1).mean()
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    """In single precision at least: autocast leaves the logits in bfloat16."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(1)

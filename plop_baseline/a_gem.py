@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from css.losses import cross_entropy
-from css.method import Method, plain_losses
-from css.model import Segmenter
-from css.trainer import Trainer
+from css.method.contract import Method, plain_losses
+from css.model.segmenter import Segmenter
+from css.training.trainer import Trainer
 from plop_baseline.memory import EpisodicMemory, check_memory
 from tasks import Task
 
@@ -37,7 +37,7 @@ class AGem(Method):
         self.memory = EpisodicMemory()
 
     def check(self, config):
-        check_memory(self.options.memory, self.options.batch)
+        check_memory(self.options.memory, self.options.batch, self.flag)
 
     def learn(self, task, model, teacher, trainer):
         def watch(optimizer: torch.optim.Optimizer) -> None:

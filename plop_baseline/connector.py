@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from torch.nn import functional as F
 
-from css.gates import linear
-from css.method import plain_losses
-from css.model import snapshot
-from css.options import require_values
-from css.slow import divide_epochs
+from css.config.options import require_values
+from css.fusion.gates import linear
+from css.method.contract import plain_losses
+from css.model.state import snapshot
+from css.s2mf.slow import divide_epochs
 from plop_baseline.nsp import Nsp, NspOptions
 
 
@@ -33,14 +33,16 @@ class Connector(Nsp):
 
     def check(self, config):
         super().check(config)
-        require_values(self.options, "--options", {
+        require_values(self.options, self.flag, {
             "fast_share": (0 < self.options.fast_share < 1, "between 0 and 1"),
             "feature_weight": (self.options.feature_weight >= 0, "at least 0"),
         })  # fmt: skip
-        divide_epochs(config.epochs(1), self.options.fast_share)
+        divide_epochs(config.epochs(1), self.options.fast_share, self.flag)
 
     def learn(self, task, model, teacher, trainer):
-        stable_epochs, plastic_epochs = divide_epochs(trainer.config.epochs(task.index), self.options.fast_share)
+        stable_epochs, plastic_epochs = divide_epochs(
+            trainer.config.epochs(task.index), self.options.fast_share, self.flag
+        )
         start = snapshot(model)
         self.learn_slow(task, model, trainer, plain_losses, stable_epochs)
         stable = snapshot(model)

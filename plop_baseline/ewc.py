@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from css.losses import cross_entropy
-from css.method import Method, plain_losses
-from css.model import Segmenter
-from css.trainer import Trainer
+from css.method.contract import Method, plain_losses
+from css.model.segmenter import Segmenter
+from css.training.trainer import Trainer
 from tasks import InputError, Task
 
 ALPHA = 0.9  # share of the newest batch in the importance
@@ -46,7 +46,7 @@ class Ewc(Method):
         limit = (1 + momentum) / (1 + 2 * momentum) / lr if lr else math.inf  # of SGD with Nesterov momentum
         if not 0 <= self.options.weight < limit:
             raise InputError(
-                f"--options.weight {self.options.weight:g} of ewc must be at least 0 and below {limit:.4g}, where SGD "
+                f"{self.flag}.weight {self.options.weight:g} of ewc must be at least 0 and below {limit:.4g}, where SGD "
                 f"with --train.later-lr {lr:g} diverges: change one of them."
             )
 

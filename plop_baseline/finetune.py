@@ -1,6 +1,6 @@
 """Fine-tuning: learn the new classes, do nothing against forgetting. The lower bound."""
 
-from css.method import Method, plain_losses
+from css.method.contract import Method, plain_losses
 
 
 class Finetune(Method):

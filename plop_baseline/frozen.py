@@ -2,7 +2,7 @@
 
 import torch
 
-from css.method import Method, plain_losses
+from css.method.contract import Method, plain_losses
 
 
 class Frozen(Method):

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from css.losses import cross_entropy, upsample
-from css.method import Method
+from css.method.contract import Method
 from plop_baseline.lwf import distillation
 from tasks import InputError
-from tasks.presence import open_image
+from tasks.reading import open_image
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 
@@ -39,13 +39,13 @@ class GdWild(Method):
 
     def check(self, config):
         if self.options.images is None:
-            raise InputError("gd-wild needs unlabelled images: name their folder with --options.images.")
+            raise InputError(f"gd-wild needs unlabelled images: name their folder with {self.flag}.images.")
         if self.options.batch < 1:
-            raise InputError(f"--options.batch {self.options.batch} must be at least 1.")
-        wild_images(self.options.images)
+            raise InputError(f"{self.flag}.batch {self.options.batch} must be at least 1.")
+        wild_images(self.options.images, self.flag)
 
     def prepare(self, task, model, teacher, trainer):
-        self.files = wild_images(self.options.images)
+        self.files = wild_images(self.options.images, self.flag)
         self.view = trainer.kind.train_view(trainer.config.train.crop)
 
     def losses(self, task, forward, teacher, images, labels):
@@ -73,9 +73,9 @@ class GdWild(Method):
         return teacher.normalise(torch.stack(views))
 
 
-def wild_images(folder: Path) -> list[Path]:
+def wild_images(folder: Path, flag: str) -> list[Path]:
     """All image files in and below a folder, in order. Raises InputError if there is none."""
     found = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES)
     if not found:
-        raise InputError(f"--options.images {folder} holds no image; name a folder with JPEG or PNG files.")
+        raise InputError(f"{flag}.images {folder} holds no image; name a folder with JPEG or PNG files.")
     return found

@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from css.losses import cross_entropy, upsample
-from css.method import Method
-from css.model import Output, Segmenter
+from css.method.contract import Method
+from css.model.output import Output
+from css.model.segmenter import Segmenter
 from plop_baseline.lwf import distillation
 
 

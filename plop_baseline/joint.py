@@ -1,6 +1,6 @@
 """Joint training: all classes at once from all images with all labels. The upper bound, not a continual method."""
 
-from css.method import Method
+from css.method.contract import Method
 
 
 class Joint(Method):

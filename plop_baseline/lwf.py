@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from css.losses import cross_entropy, upsample
-from css.method import Method
+from css.method.contract import Method
 
 
 @dataclass(frozen=True)

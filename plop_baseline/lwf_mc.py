@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from css.losses import upsample
-from css.method import Method
+from css.method.contract import Method
 from plop_baseline.lwf import bce_distillation
 from tasks.source import VOID
 

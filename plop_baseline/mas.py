@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from css.losses import upsample
-from css.method import Method, plain_losses
+from css.method.contract import Method, plain_losses
 from plop_baseline.ewc import UPDATES, importance_batches, mean_gradients, penalty
 from tasks import InputError
 
@@ -33,7 +33,7 @@ class Mas(Method):
 
     def check(self, config):
         if not 0 <= self.options.weight < float("inf"):
-            raise InputError(f"--options.weight {self.options.weight:g} of mas must be a number of at least 0.")
+            raise InputError(f"{self.flag}.weight {self.options.weight:g} of mas must be a number of at least 0.")
 
     def prepare(self, task, model, teacher, trainer):
         largest = max(value.max().item() for value in self.importance.values()) or 1.0  # all 0: nothing is held

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from css.trainer import Trainer
+from css.training.trainer import Trainer
 from tasks import InputError, Task
-from tasks.images import TaskImages
+from tasks.batches import TaskImages
 
 
 class EpisodicMemory:
@@ -41,9 +41,9 @@ class EpisodicMemory:
         return memory
 
 
-def check_memory(memory: int, batch: int) -> None:
+def check_memory(memory: int, batch: int, flag: str) -> None:
     """Raises InputError for a memory of nothing, or of too few images at a time for BatchNorm's statistics."""
     if memory < 1:
-        raise InputError(f"--options.memory {memory} must be at least 1.")
+        raise InputError(f"{flag}.memory {memory} must be at least 1.")
     if batch < 2:
-        raise InputError(f"--options.batch {batch} must be at least 2: BatchNorm has no statistics of one image.")
+        raise InputError(f"{flag}.batch {batch} must be at least 2: BatchNorm has no statistics of one image.")

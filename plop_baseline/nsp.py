@@ -1,24 +1,22 @@
 """NSP, that is Adam-NSCL (Wang et al., CVPR 2021): every update lies in the null space of the features of old tasks."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
-from css.batchnorm import BatchNormMode
+from css.config.settings import BatchNormMode, NoOptions
 from css.nullspace import Rule
-from css.slow import Projection, SlowModel
-from css.wrapper import wrap
+from css.s2mf.slow import Projection, SlowModel, SlowOptions
 from plop_baseline.finetune import Finetune
-
-_Slow = wrap(SlowModel, Finetune, "nsp")
 
 
 @dataclass(frozen=True)
-class NspOptions(_Slow.Options):
+class NspOptions(SlowOptions[NoOptions]):
     projector: Projection = "nsp"
     batch_norm: BatchNormMode | None = "freeze-stats"
     rule: Rule = field(default_factory=lambda: Rule("energy", 0.01))
 
 
-class Nsp(_Slow):
+class Nsp(SlowModel):
     """The slow model of Split2MetaFusion alone, around fine-tuning, with the null space of the features.
 
     Differs from the published code: free are the directions with the last 1 % of the features' energy, where the code
@@ -29,3 +27,6 @@ class Nsp(_Slow):
 
     Options = NspOptions
     summary = "updates in the null space of the old features (Adam-NSCL, CVPR 2021)"
+
+    def __init__(self, options: Any = None):
+        super().__init__(self.Options() if options is None else options, Finetune())

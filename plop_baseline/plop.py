@@ -6,8 +6,8 @@ from typing import Literal
 import torch
 
 from css.losses import upsample
-from css.method import Method
-from css.model import STRIDE
+from css.method.contract import Method
+from css.model.segmenter import STRIDE
 from plop_baseline.pod import SCALES, pod_loss
 from plop_baseline.pseudo_labels import EntropyHistogram, pseudo_label, weighted_cross_entropy
 from tasks import InputError
@@ -31,7 +31,7 @@ class Plop(Method):
     Options = PlopOptions
     # A fused model is less sure of the background than a trained one, and less after every task. The published
     # arithmetic has the same threshold for it, about 0.005, whatever the model: it ends up accepting nothing.
-    fused_options = PlopOptions(thresholds="median")
+    options_within = {"s2mf": PlopOptions(thresholds="median")}
     segmentation_only = True
     summary = "local POD distillation and entropy pseudo-labels (CVPR 2021)"
 

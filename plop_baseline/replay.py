@@ -3,38 +3,41 @@
 How good could memory be? Most methods of this toolkit keep no image; this one is to compare them with.
 """
 
-import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, Generic
 
-from css.files import part, prefixed
+from css.config.settings import NoOptions
 from css.losses import cross_entropy
-from css.method import Method
-from css.wrapper import Wrapper, wrap
+from css.method.contract import Method
+from css.method.wrapper import BaseT, Wrapper
+from css.system.tensors import part, prefixed
 from plop_baseline.memory import EpisodicMemory, check_memory
 
 
 @dataclass(frozen=True)
-class ReplayOptions:
+class ReplayOptions(Generic[BaseT]):
     memory: int = 50
     """Images of every task that are kept, at most."""
     batch: int = 8
     """Kept images that are learnt along in every step, in a forward pass of their own (one for each part of a batch
     that --train.accumulate divides)."""
+    base: BaseT = field(default_factory=NoOptions)  # type: ignore[assignment]
 
 
 class Replay(Wrapper):
     """Kept images count with the labels of all classes seen so far."""
 
+    suffix = "replay"
     Options = ReplayOptions
     summary = "learns kept images of earlier tasks along with every new one; keeps images"
 
-    def __init__(self, options=None):
-        super().__init__(options)
+    def __init__(self, options: Any, base: Method):
+        super().__init__(options, base)
         self.memory = EpisodicMemory()
 
     def check(self, config):
         super().check(config)
-        check_memory(self.options.memory, self.options.batch)
+        check_memory(self.options.memory, self.options.batch, self.flag)
 
     def objective(self, task, model, teacher, trainer):
         losses = self.base.objective(task, model, teacher, trainer)
@@ -56,8 +59,3 @@ class Replay(Wrapper):
     def load_tensors(self, tensors):
         super().load_tensors(tensors)
         self.memory = EpisodicMemory.from_tensors(part(tensors, "kept"))
-
-
-@functools.cache
-def around(base: type[Method]) -> type[Wrapper]:
-    return wrap(Replay, base, "replay")

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tasks.batches import TaskImages, Transform
 from tasks.errors import InputError
-from tasks.images import TaskImages, Transform
 from tasks.protocol import label_lut, seen_classes, select_images, split_classes
 from tasks.source import BACKGROUND, Source
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import yaml
 
-from css import config as settings
-from css.recipe import Cell, make_cells, read_recipe
+from css.config.files import as_dict
+from css.recipe.cells import Cell, make_cells
+from css.recipe.plan import read_recipe
 
 GROUPS = ("old", "old_no_bg", "new", "all", "all_no_bg", "harmonic")
 
@@ -24,7 +25,7 @@ def cells_of(recipe: Path, runs: Path) -> dict[str, Cell]:
 
 def write_run(cell: Cell, groups: Sequence[Sequence[int]], ious: Sequence[Sequence[float | None]], **changes) -> Path:
     """results.json of a finished run. The stored means are nonsense: tables must not use them."""
-    config = settings.as_dict(cell.config)
+    config = as_dict(cell.config)
     config["train"]["precision"] = "fp32"
     tasks = [
         {

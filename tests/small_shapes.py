@@ -2,13 +2,13 @@
 
 import torch
 
-from css.config import ModelConfig, RunConfig, TrainConfig
-from css.log import Log
-from css.model import Segmenter
-from css.processes import Processes
-from css.trainer import Trainer
+from css.config.settings import ModelConfig, RunConfig, TrainConfig
+from css.model.segmenter import Segmenter
+from css.system.log import Log
+from css.system.processes import Processes
+from css.training.trainer import Trainer
 from tasks import Stream
-from tasks.shapes import Shapes
+from tasks.datasets.shapes import Shapes
 
 
 def small_stream() -> Stream:

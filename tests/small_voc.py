@@ -13,10 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from css.cli import main
-from tasks.shapes import render
+from css.cli.main import main
+from tasks.datasets.shapes import render
+from tasks.datasets.voc import CLASS_NAMES, IMAGES, LISTS, MASKS, voc_palette
 from tasks.source import VOID
-from tasks.voc import CLASS_NAMES, IMAGES, LISTS, MASKS, voc_palette
 
 CLASSES = 3  # of the 20; the shapes are spread over these
 CROP = 64

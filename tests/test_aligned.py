@@ -4,8 +4,8 @@ import pytest
 import torch
 from small_voc import Killed, css, kill_at, read_results, run_arguments
 
-from css.files import load_tensors
-from css.method import method_class
+from css.method.registry import make_method
+from css.system.tensors import load_tensors
 from plop_baseline.frozen import Frozen
 
 FROZEN = ["--method", "frozen+align"]
@@ -33,7 +33,7 @@ def test_around_frozen_features_only_classifiers_move(run):
 
 def test_the_base_method_learns_first(run, data, monkeypatch):
     """Without the alignment at its end a task leaves what the base method alone leaves."""
-    monkeypatch.setattr("css.alignment.set_classifiers", lambda model, weight, bias: None)
+    monkeypatch.setattr("css.s2mf.alignment.set_classifiers", lambda model, weight, bias: None)
     assert css(*run_arguments(data, run.parent, "unaligned", *FROZEN, "--task0", run)).code == 0
     assert css(*run_arguments(data, run.parent, "frozen", "--method", "frozen", "--task0", run)).code == 0
     unaligned, frozen, aligned = (tensors_of(run.parent / name, 1) for name in ("unaligned", "frozen", "run"))
@@ -48,7 +48,7 @@ def test_seconds_are_told(run):
 
 
 @pytest.mark.parametrize(
-    ("function", "calls"), [("css.alignment.fit_drift", 2), ("css.feature_moments.FeatureMoments.update", 7)]
+    ("function", "calls"), [("css.s2mf.alignment.fit_drift", 2), ("css.s2mf.moments.FeatureMoments.update", 7)]
 )
 def test_killed(function, calls, run, data, tmp_path, monkeypatch):
     """In the second alignment, and while features of the second task are counted."""
@@ -78,4 +78,4 @@ def test_where_it_makes_no_sense(dataset, method, words, tmp_path):
 
 def test_options_of_the_base_method():
     assert "--options.base.pod-factor" in css("run", "voc", "15-1", "--method", "plop+align", "--help").out
-    assert method_class("frozen+align").Base is Frozen
+    assert type(make_method("frozen+align").base) is Frozen

@@ -7,10 +7,10 @@ import torch
 from small_shapes import first_model, make_trainer, second_task, small_stream
 from torch.nn import functional as F
 
-from css import alignment
-from css.alignment import Alignment, Seen, _answers, _at_places, _look, _rows, aligned
-from css.feature_moments import FeatureMoments, Gaussians, fit_drift
-from css.model import classifier_parameters, set_classifiers, snapshot
+from css.model.state import classifier_parameters, set_classifiers, snapshot
+from css.s2mf import alignment
+from css.s2mf.alignment import Alignment, Seen, _answers, _at_places, _look, _rows, aligned
+from css.s2mf.moments import FeatureMoments, Gaussians, fit_drift
 
 BACKGROUND, COW, SHEEP = range(3)
 MEANS = torch.tensor([[1.0, 1, 1, 1], [5, 1, 1, 1], [5, 4, 1, 1]])  # a sheep is a cow with something more

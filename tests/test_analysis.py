@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from small_voc import QUICK_S2MF, css, run_arguments
 from torch import nn
 
-from css.analyse import Analysis
-from css.analysis import compare, gate_shares, make_split, measure, plane_through, recognised
-from css.analysis_pictures import _path
+from css.analysis.draw import _path
+from css.analysis.landscape import plane_through
+from css.analysis.measure import compare, gate_shares, make_split, measure, recognised
+from css.analysis.task import Analysis
 
 
 class Pixelwise(nn.Module):

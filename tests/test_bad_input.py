@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from segmentation_models_pytorch.encoders import get_encoder
 from small_voc import Outcome, css, plain_machine, read_results, run_arguments, write_small_voc
 
-from tasks.voc import IMAGES, LISTS, MASKS
+from tasks.datasets.voc import IMAGES, LISTS, MASKS
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -230,15 +230,15 @@ def test_data(damage, data, tmp_path):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_image_that_is_truncated_after_the_check(workers, data, tmp_path, monkeypatch):
     """The error may come from a worker process, which wraps it in a traceback of its own."""
-    from css import run as flow
+    from css.run import flow
 
     def open_folder(*arguments):
         for path in (data / IMAGES).glob("train_*.jpg"):
             truncate(path)
         return original(*arguments)
 
-    original = flow._open_folder
-    monkeypatch.setattr(flow, "_open_folder", open_folder)
+    original = flow.open_folder
+    monkeypatch.setattr(flow, "open_folder", open_folder)
     outcome = css(*run_arguments(data, tmp_path / "runs", "run", "--train.workers", workers))
     assert outcome.code == 2
     assert str(data / IMAGES / "train_") in outcome.complaint and "cannot be read" in outcome.complaint
@@ -257,7 +257,7 @@ def test_nan_loss_names_the_step_and_keeps_the_checkpoint(good, tmp_path):
 
 
 def test_nan_loss_in_a_later_epoch_leaves_the_checkpoint_of_the_last(good, tmp_path, monkeypatch):
-    from css.trainer import Trainer
+    from css.training.trainer import Trainer
 
     step = Trainer._step
     counted = iter(range(6))

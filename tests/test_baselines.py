@@ -11,11 +11,14 @@ from small_shapes import first_model, make_trainer, second_task, small_stream
 from small_voc import Killed, css, read_results, run_arguments
 from torch.nn import functional as F
 
-from css.config import RunConfig, TrainConfig
-from css.files import load_tensors
+from css.config.methods import METHODS
+from css.config.settings import RunConfig, TrainConfig
 from css.losses import cross_entropy
-from css.method import METHODS, Method, method_class, plain_losses
-from css.model import Output, Segmenter
+from css.method.contract import Method, plain_losses
+from css.method.registry import method_class
+from css.model.output import Output
+from css.model.segmenter import Segmenter
+from css.system.tensors import load_tensors
 from plop_baseline.ewc import UPDATES, Ewc, Importance, importance_batches, mean_gradients, penalty
 from plop_baseline.frozen import Frozen
 from plop_baseline.ilt import Ilt, encoder_output
@@ -446,7 +449,7 @@ def test_frozen_stream_keeps_every_tensor_of_the_first_task(runs):
     assert last.keys() - first.keys() == {"model.classifiers.1.weight", "model.classifiers.1.bias"}
 
 
-@pytest.mark.parametrize("moment", ["css.run.write_results", "plop_baseline.ewc.penalty"])
+@pytest.mark.parametrize("moment", ["css.run.flow.write_results", "plop_baseline.ewc.penalty"])
 def test_ewc_is_killed_and_goes_on(moment, runs, data, tmp_path, monkeypatch):
     """Between the tasks, and within the second: the importance comes back from disk, bit by bit."""
     again = run_arguments(data, tmp_path, "ewc", "--method", "ewc", protocol="2-1")
@@ -490,4 +493,7 @@ def test_list():
     listed = {line.split()[0]: line for line in css("list").out.splitlines() if line.startswith("  ")}
     assert set(listed) == {*METHODS, "plop+s2mf", "plop+align", "plop+replay"} and set(METHODS) >= set(NEW)
     assert "keeps images" in listed["plop+replay"]
-    assert all(issubclass(method_class(name), Method) and method_class(name).summary in listed[name] for name in NEW)
+    assert all(
+        issubclass(method_class(name), Method) and listed[name].endswith(f" {method_class(name).summary}")
+        for name in METHODS
+    )

@@ -7,7 +7,7 @@ import torch
 from segmentation_models_pytorch.encoders import get_encoder
 from torch import nn
 
-from css.batchnorm import group_batch_norm, hold
+from css.model.batchnorm import group_batch_norm, hold
 
 
 def batch(images=6, seed=0):

@@ -11,10 +11,10 @@ from small_voc import Killed, css, kill_at
 from torch import nn
 
 import css as css_package
-from css.classifier import Classifier
-from css.files import load_tensors
-from css.kinds import IMAGE_LABELS, kind_of
+from css.kinds.choice import kind_of
 from css.metrics import continual_accuracy
+from css.model.classifier import Classifier
+from css.system.tensors import load_tensors
 from plop_baseline.mas import squared_norm
 
 SMALL = ["--classes", "1", "2", "3", "4", "--train.epochs", "1", "--train.batch", "16", "--train.workers", "0",
@@ -112,7 +112,10 @@ def test_killed_run_goes_on_with_the_same_numbers(runs, tmp_path, monkeypatch):
     expected = arguments(tmp_path, "whole", "a-gem", *OPTIONS["a-gem"], "--train.later-epochs", "2")
     assert css(*expected).code == 0
 
-    for moment, calls in (("css.run.evaluate", 1), ("css.log.Log.write", 20)):  # the end of task 0; epoch 1 of task 1
+    for moment, calls in (
+        ("css.run.flow.evaluate", 1),
+        ("css.system.log.Log.write", 20),
+    ):  # the end of task 0; epoch 1 of task 1
         with monkeypatch.context() as patch, pytest.raises(Killed):
             patch.setattr(moment, kill_at(moment, calls))
             css(*again)
@@ -189,11 +192,14 @@ def test_gd_wild_distils_on_the_images_of_a_folder(runs, tmp_path):
 
 
 def test_only_one_place_asks_for_the_kind():
-    """Others name data sets to load them, or to hold their presets, and never compare with one."""
-    assert all(type(kind_of(name)).__name__ == "Classification" for name in IMAGE_LABELS)
+    """The registry of the data sets says it; three choices follow it, and nobody else compares names or classes."""
+    image_labels = ("cifar100", "tiny-imagenet", "shapes-cls")
+    assert all(type(kind_of(name)).__name__ == "Classification" for name in image_labels)
     assert type(kind_of("voc")).__name__ == type(kind_of("shapes")).__name__ == "Segmentation"
-    asking = re.compile("|".join([r"IMAGE_LABELS", r"isinstance\([^)]*, Classifier", r"dataset (==|!=|in \()"]))
-    files = [path for path in Path(css_package.__file__).parent.rglob("*.py") if path.name != "kinds.py"]
+    asking = re.compile(
+        "|".join([r"labels_of\(", r"label_kind", r"isinstance\([^)]*, Classifier", r"dataset (==|!=|in \()"])
+    )
+    files = [path for path in Path(css_package.__file__).parent.rglob("*.py") if path.name != "choice.py"]
     assert len(files) > 30 and not [path.name for path in files if asking.search(path.read_text())]
 
 
@@ -241,7 +247,8 @@ def test_nsp_holds_the_running_statistics(runs):
 
 def test_nsp_leaves_old_answers_as_they_were_and_plain_steps_do_not():
     """With frozen BatchNorm, in double precision, whatever the number of steps (Adam-NSCL, Eq. 3)."""
-    from css.nullspace import GradientStatistics, Rule, for_parameters, project_updates, projector
+    from css.nullspace import GradientStatistics, Rule, for_parameters, project_updates
+    from css.nullspace import projectors as projector
 
     torch.manual_seed(0)
     old, new = torch.randn(4, 3, 8, 8, dtype=torch.float64), torch.randn(4, 3, 8, 8, dtype=torch.float64)

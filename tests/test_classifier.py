@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from css.classifier import IMAGENET, Classifier, width_of
-from css.fusion import kl_divergence
-from css.losses import cross_entropy
+from css.losses import cross_entropy, kl_divergence
+from css.model.classifier import IMAGENET, Classifier, width_of
 from tasks import InputError
 
 GROUPS = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]

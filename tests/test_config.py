@@ -8,24 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from css import config as module
-from css.config import (
-    ModelConfig,
-    RunConfig,
-    TrainConfig,
-    as_dict,
-    check,
-    data_root,
-    differences,
-    from_dict,
-    merge,
-    preset,
-    read,
-    read_yaml,
-    resolve,
-    save,
-)
+from css.config.compare import differences
+from css.config.files import CONFIG_FILE, as_dict, merge, read_config, read_yaml, save_config
+from css.config.settings import ModelConfig, RunConfig, TrainConfig
+from css.run.checks import check_config, resolve
+from css.run.presets import from_dict, preset
 from tasks import InputError
+from tasks.datasets.registry import data_root
 
 
 def small(method="finetune", train=None, **changes):
@@ -36,8 +25,8 @@ def small(method="finetune", train=None, **changes):
 @pytest.mark.parametrize("dataset", ["voc", "shapes"])
 @pytest.mark.parametrize("method", ["finetune", "joint", "plop"])
 def test_presets_can_work(dataset, method):
-    check(preset(dataset, method), world=1)
-    check(preset(dataset, method), world=2)
+    check_config(preset(dataset, method), world=1)
+    check_config(preset(dataset, method), world=2)
 
 
 @pytest.mark.parametrize(
@@ -65,17 +54,17 @@ def test_presets_can_work(dataset, method):
 def test_training_settings_that_cannot_work(monkeypatch, train, world, says):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     if says is None:
-        check(small(train=train), world)
+        check_config(small(train=train), world)
     else:
         with pytest.raises(InputError, match=says):
-            check(small(train=train), world)
+            check_config(small(train=train), world)
 
 
 def test_synchronised_batch_norm_on_gpus_takes_one_image_per_process(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    check(small(train={"sync_bn": True, "batch": 2}), world=2)
+    check_config(small(train={"sync_bn": True, "batch": 2}), world=2)
     with pytest.raises(InputError, match="one image at a time"):
-        check(small(train={"sync_bn": True, "batch": 1}), world=1)
+        check_config(small(train={"sync_bn": True, "batch": 1}), world=1)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +78,7 @@ def test_synchronised_batch_norm_on_gpus_takes_one_image_per_process(monkeypatch
 )
 def test_run_settings_that_cannot_work(config, says):
     with pytest.raises(InputError, match=says):
-        check(config, 1)
+        check_config(config, 1)
 
 
 @pytest.mark.parametrize(
@@ -180,8 +169,8 @@ def test_plain_values_give_the_configuration_again(config):
 @settings(max_examples=30, deadline=None)
 def test_file_gives_the_configuration_again(tmp_path_factory, config):
     config = dataclasses.replace(config, runs=tmp_path_factory.mktemp("runs"), name="run")
-    save(config, "digest of the data")
-    assert from_dict(read(config.folder), "config.yaml") == config
+    save_config(config, "digest of the data")
+    assert from_dict(read_config(config.folder), "config.yaml") == config
 
 
 def test_options_of_the_method_come_back():
@@ -258,7 +247,7 @@ def test_data_root(monkeypatch):
     ],
 )
 def test_files_that_hold_no_settings(tmp_path, content, says):
-    path = tmp_path / module.FILE
+    path = tmp_path / CONFIG_FILE
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(InputError, match=f"config.yaml {says}"):

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from css.dilation import SparseTapConv2d, skip_taps_in_padding
-from css.model import Segmenter
+from css.model.dilation import SparseTapConv2d, skip_taps_in_padding
+from css.model.segmenter import Segmenter
 
 
 @pytest.mark.parametrize(("size", "dilation", "shortcut"), [((6, 6), 6, True), ((5, 3), 5, True), ((7, 3), 6, False)])

@@ -9,11 +9,12 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from css.dream import Dreamer, DreamOptions, accuracy, balanced_cross_entropy, draw_dreams
-from css.dream import _jittered as jittered
-from css.image_priors import BatchNormMatch, total_variation
-from css.layouts import ignore_boundary, sample_layouts
-from css.model import Output
+from css.dream.draw import draw_dreams
+from css.dream.dreamer import Dreamer, DreamOptions, accuracy, balanced_cross_entropy
+from css.dream.dreamer import _jittered as jittered
+from css.dream.layouts import ignore_boundary, sample_layouts
+from css.dream.priors import BatchNormMatch, total_variation
+from css.model.output import Output
 from tasks import InputError
 
 COLOURS = torch.tensor([[0.0, 0.0, 0.0], [1.5, -1, -1], [-1, 1.5, -1], [-1, -1, 1.5]])

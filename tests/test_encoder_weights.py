@@ -9,8 +9,8 @@ import torchvision
 from safetensors.torch import save_file
 from segmentation_models_pytorch.encoders import get_encoder
 
-from css import encoder_weights
-from css.encoder_weights import load_encoder_weights
+from css.model import encoder_weights
+from css.model.encoder_weights import load_encoder_weights
 from tasks import InputError
 
 NAME = "resnet18"

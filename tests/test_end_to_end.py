@@ -20,9 +20,9 @@ from small_voc import (
     write_small_voc,
 )
 
-from css.report import percent
+from css.report.text import percent
+from tasks.datasets.voc import IMAGES, voc_palette
 from tasks.source import VOID
-from tasks.voc import IMAGES, voc_palette
 
 GROUPS = ("old", "old_no_bg", "new", "all", "all_no_bg", "harmonic")
 RUNS = {

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from css.feature_moments import FeatureMoments, extend, fit_drift
+from css.s2mf.moments import FeatureMoments, extend, fit_drift
 
 
 def features(seed=0, number=4000, channels=3, width=4):

@@ -8,9 +8,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from css import files
-from css.files import atomic, load_tensors, read_json, save_tensors, write_json
-from css.log import Log
+from css.system import files
+from css.system.files import atomic, read_json, write_json
+from css.system.log import Log
+from css.system.tensors import load_tensors, save_tensors
 from tasks import InputError
 
 TENSORS = {

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from css.fusion import FusionOptions, MetaFusion, background_kl, kl_divergence
-from css.gates import by_entry, gate_groups, interpolate, linear, with_constant_statistics
-from css.model import Segmenter
+from css.fusion.gates import by_entry, gate_groups, interpolate, linear, with_constant_statistics
+from css.fusion.meta import FusionOptions, MetaFusion
+from css.losses import background_kl, kl_divergence
+from css.model.segmenter import Segmenter
 from tasks import InputError
 
 

@@ -10,11 +10,12 @@ import cv2
 import numpy as np
 import pytest
 
-from tasks import InputError, Stream, cifar100, split_evenly, tiny_imagenet
-from tasks.cifar100 import RECORD, Cifar100
-from tasks.images import PaddedCrop, Resized
-from tasks.single_shapes import SingleShapes
-from tasks.tiny_imagenet import TinyImageNet
+from tasks import InputError, Stream, split_evenly
+from tasks.datasets import cifar100, tiny_imagenet
+from tasks.datasets.cifar100 import RECORD, Cifar100
+from tasks.datasets.single_shapes import SingleShapes
+from tasks.datasets.tiny_imagenet import TinyImageNet
+from tasks.views import PaddedCrop, Resized
 
 # ---------------------------------------------------------------- protocol
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from css.image_priors import deviation
+from css.dream.priors import deviation
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-2}
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from tasks.images import CentreCrop, RandomCrop, TaskImages, TestBatches, TrainBatches, WholeImage
+from tasks.batches import TaskImages, TestBatches, TrainBatches
+from tasks.views import CentreCrop, RandomCrop, WholeImage
 
 LUT = np.full(256, 255, np.uint8)
 LUT[[0, 4, 9]] = [0, 1, 2]

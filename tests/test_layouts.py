@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from css.layouts import LayoutStatistics, ignore_boundary, sample_layouts
-from css.processes import Processes
+from css.dream.layouts import LayoutStatistics, ignore_boundary, sample_layouts
+from css.system.processes import Processes
 from tasks import InputError
 
 

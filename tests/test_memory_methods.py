@@ -7,12 +7,12 @@ import pytest
 import scipy.optimize
 import torch
 
-from css.classification import Classification
-from css.processes import Processes
+from css.kinds.classification import Classification
+from css.system.processes import Processes
 from plop_baseline import a_gem, gem
 from plop_baseline.memory import EpisodicMemory
 from tasks import Stream, split_evenly
-from tasks.single_shapes import SingleShapes
+from tasks.datasets.single_shapes import SingleShapes
 
 
 def test_a_gem_by_hand():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from css.model import Segmenter
+from css.model.segmenter import Segmenter
 from tasks import InputError
 
 TINY = "tu-test_resnet"

@@ -8,8 +8,9 @@ from small_regression import DOUBLE, gathered, mse, regression
 from torch import nn
 from torch.nn import functional as F
 
-from css.dilation import SparseTapConv2d
-from css.nullspace import GradientStatistics, Rule, projector
+from css.model.dilation import SparseTapConv2d
+from css.nullspace import GradientStatistics, Rule
+from css.nullspace import projectors as projector
 from css.nullspace.layers import input_rows, rows_of, split_rows
 from tasks import InputError
 

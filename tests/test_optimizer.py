@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from css.config import TrainConfig
-from css.files import load_tensors, save_tensors
-from css.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
+from css.config.settings import TrainConfig
+from css.system.tensors import load_tensors, save_tensors
+from css.training.checkpoint import optimizer_tensors, restore_optimizer
+from css.training.optimizer import make_optimizer
 from tasks import InputError
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from css.image_priors import _differences, deviation, mean_norm, total_variation
+from css.dream.priors import _differences, deviation, mean_norm, total_variation
 
 ARCHIVE = np.load(Path(__file__).parent / "oracles" / "deepinversion.npz", allow_pickle=False)
 CASES = range(int(ARCHIVE["n_cases"]))

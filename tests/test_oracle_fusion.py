@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from css.fusion import kl_divergence
-from css.gates import by_entry, gate_groups, interpolate, with_constant_statistics
+from css.fusion.gates import by_entry, gate_groups, interpolate, with_constant_statistics
+from css.losses import kl_divergence
 
 ARCHIVE = np.load(Path(__file__).parent / "oracles" / "fusion.npz", allow_pickle=False)
 GATES = sorted(name.removeprefix("gate_") for name in ARCHIVE.files if name.startswith("gate_"))

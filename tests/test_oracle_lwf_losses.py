@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from css.model import Output
+from css.model.output import Output
 from plop_baseline.ilt import Ilt
 from plop_baseline.lwf import Lwf, bce_distillation, distillation
 from plop_baseline.lwf_mc import LwfMc, LwfMcOptions, binary_cross_entropy

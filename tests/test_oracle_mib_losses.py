@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from css.model import Output
+from css.model.output import Output
 from plop_baseline.mib import Mib, unbiased_cross_entropy, unbiased_distillation
 
 ARCHIVE = np.load(Path(__file__).parent / "oracles" / "mib_losses.npz", allow_pickle=False)

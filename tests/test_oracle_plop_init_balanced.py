@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from css.model import Segmenter
+from css.model.segmenter import Segmenter
 
 ARCHIVE = np.load(Path(__file__).parent / "oracles" / "plop_init_balanced.npz", allow_pickle=False)
 CASES = range(int(ARCHIVE["n_cases"]))

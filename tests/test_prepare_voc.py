@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from tasks import prepare_voc
+from tasks.datasets import prepare_voc
+from tasks.datasets.prepare_voc import OFFICIAL, Sources, prepare
+from tasks.datasets.voc import Voc, voc_palette
 from tasks.errors import InputError
-from tasks.prepare_voc import OFFICIAL, Sources, prepare
-from tasks.voc import Voc, voc_palette
 
 VOC_TRAIN, VOC_VAL = ["2007_000001", "2007_000002"], ["2007_000003", "2007_000004"]
 SBD_TRAIN, SBD_VAL = ["2007_000001", "2008_000005", "2007_000003"], ["2008_000006"]

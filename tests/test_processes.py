@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from small_voc import CROP, css, masks_of, read_results, run_arguments
 
-from css import config as settings
-from css.data import make_stream
-from css.evaluate import evaluate
-from css.processes import Processes
-from css.run import build_model, load_task, task_folder
+from css.config.files import read_config
+from css.run.flow import build_model
+from css.run.folder import load_task, task_folder
+from css.run.presets import from_dict
+from css.run.stream import make_stream
+from css.system.processes import Processes
+from css.training.evaluate import evaluate
 
 ROOT = Path(__file__).parents[1]
 HALF = 4  # of a batch of 8: what one of two processes normalises over
@@ -92,7 +94,7 @@ def test_same_confusion_matrix_as_one_process(data, two, tmp_path):
 
 
 def evaluated_alone(run: Path, index: int) -> list[list[int]]:
-    config = settings.from_dict(settings.read(run), str(run))
+    config = from_dict(read_config(run), str(run))
     stream = make_stream(config)
     model = build_model(config, stream, Processes())
     for task in range(index + 1):
@@ -128,7 +130,7 @@ def test_an_error_that_the_first_process_alone_finds(data, two):
 )
 def test_bad_input_is_refused_before_any_process_starts(options, reason, data, runs, monkeypatch):
     monkeypatch.setenv("GPUS", "2")
-    monkeypatch.setattr("css.cli.launch", lambda *_: pytest.fail("processes were started"))
+    monkeypatch.setattr("css.cli.run.launch", lambda *_: pytest.fail("processes were started"))
     outcome = css(*run_arguments(data, runs, "refused", *options))
     assert outcome.code == 2 and reason in outcome.complaint
     assert not (runs / "refused").exists()

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from hand_made_runs import cells_of, write_recipe
 
-from css.recipe import make_cells, read_recipe
+from css.recipe.cells import make_cells
+from css.recipe.plan import read_recipe
 from tasks import InputError
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))

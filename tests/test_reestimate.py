@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from css.batchnorm import group_batch_norm
-from css.model import Segmenter
-from css.reestimate import reestimate_batch_norm
+from css.fusion.reestimate import reestimate_batch_norm
+from css.model.batchnorm import group_batch_norm
+from css.model.segmenter import Segmenter
 
 
 def test_statistics_of_one_batch_are_exact_for_every_layer():

@@ -8,15 +8,17 @@ import torch
 from small_voc import Killed, css, kill_at, read_results, run_arguments
 from torch import nn
 
-from css.files import load_tensors
+from css.kinds.segmentation import Segmentation
 from css.losses import cross_entropy
-from css.method import Method, method_class
-from css.processes import Processes
-from css.report import remarks
-from css.segmentation import Segmentation
-from plop_baseline.replay import Replay, around
+from css.method.contract import Method
+from css.method.registry import make_method
+from css.report.results import remarks
+from css.system.processes import Processes
+from css.system.tensors import load_tensors
+from plop_baseline.mib import Mib
+from plop_baseline.replay import Replay
 from tasks import Stream
-from tasks.shapes import Shapes
+from tasks.datasets.shapes import Shapes
 
 OPTIONS = ["--options.memory", "6", "--options.batch", "3"]
 
@@ -50,8 +52,7 @@ def trainer():
 
 
 def method_around(base, memory=6, batch=4):
-    method = around(base)
-    return method(method.Options(memory=memory, batch=batch))
+    return Replay(Replay.Options(memory=memory, batch=batch), base())
 
 
 def test_term_is_the_cross_entropy_of_kept_images_with_labels_of_all_classes(second_task):
@@ -89,7 +90,9 @@ def test_stream_and_restart(data, tmp_path, monkeypatch):
     assert "Up to 6 images of every task are kept" in css("report", tmp_path / "whole").out
     steps = len((tmp_path / "whole" / "log.jsonl").read_text().splitlines())
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr("css.log.Log.write", kill_at("css.log.Log.write", steps))  # the last of the second task
+        patch.setattr(
+            "css.system.log.Log.write", kill_at("css.system.log.Log.write", steps)
+        )  # the last of the second task
         css(*arguments("again", *replay))
     assert css(*arguments("again", *replay)).code == 0
     for task in (0, 1):
@@ -121,4 +124,5 @@ def test_kept_images_are_told_within_another_wrapper():
 
 
 def test_method_is_found_by_its_name():
-    assert method_class("mib+replay").Base is method_class("mib")
+    method = make_method("mib+replay")
+    assert type(method) is Replay and type(method.base) is Mib

@@ -2,7 +2,8 @@
 
 import pytest
 
-from css.report import markdown, percent, run_table
+from css.report.choice import run_table
+from css.report.text import markdown, percent
 
 GROUPS = {"old": 0.5, "old_no_bg": 0.25, "new": None, "all": 0.5, "all_no_bg": 0.25, "harmonic": None}
 

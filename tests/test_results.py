@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from css.metrics import ConfusionMatrix
-from css.results import read_results, run_facts, task_result, write_results
+from css.report.results import read_results, run_facts, write_results
+from css.report.segmentation import task_result
 from tasks import InputError
 
 CONFIG = {"dataset": "shapes", "protocol": "1-1", "setting": "overlap", "method": "plop", "seed": 3}

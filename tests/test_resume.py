@@ -22,16 +22,16 @@ PROCESSES.set_forkserver_preload(["small_voc", "plop_baseline.plop", "plop_basel
 FINETUNE = ("--method", "finetune", "--train.epochs", 2)
 PLOP = ("--method", "plop", "--train.epochs", 2)
 MOMENTS = {
-    "task 0, first checkpoint written but not in place": (FINETUNE, "css.files.os.replace", 2),
-    "task 0, second epoch": (FINETUNE, "css.log.Log.write", 6),
-    "task 0, before its test": (FINETUNE, "css.run.evaluate", 1),
-    "task 0, its folder half written": (FINETUNE, "css.segmentation.save_predictions", 1),
+    "task 0, first checkpoint written but not in place": (FINETUNE, "css.system.files.os.replace", 2),
+    "task 0, second epoch": (FINETUNE, "css.system.log.Log.write", 6),
+    "task 0, before its test": (FINETUNE, "css.run.flow.evaluate", 1),
+    "task 0, its folder half written": (FINETUNE, "css.report.segmentation.save_predictions", 1),
     "task 0, its folder written, checkpoints not removed": (FINETUNE, "shutil.rmtree", 1),
-    "between the tasks, before results.json": (FINETUNE, "css.run.write_results", 1),
-    "between the tasks, after results.json": (FINETUNE, "css.model.Segmenter.frozen", 1),
-    "task 1, second epoch": (FINETUNE, "css.log.Log.write", 12),
+    "between the tasks, before results.json": (FINETUNE, "css.run.flow.write_results", 1),
+    "between the tasks, after results.json": (FINETUNE, "css.model.segmenter.Segmenter.frozen", 1),
+    "task 1, second epoch": (FINETUNE, "css.system.log.Log.write", 12),
     "plop, while thresholds are measured": (PLOP, "plop_baseline.plop.EntropyHistogram.update", 2),
-    "plop, thresholds stored, no epoch done": (PLOP, "css.log.Log.write", 9),
+    "plop, thresholds stored, no epoch done": (PLOP, "css.system.log.Log.write", 9),
 }
 
 
@@ -130,7 +130,7 @@ def test_killed_again_and_again(data, cache, never_killed, tmp_path):
     again = command(data, tmp_path / "run", PLOP)
     codes = []
     while not codes or codes[-1] != 0:
-        codes.append(exit_code_of_life(again, cache, "css.files.os.replace", len(codes) + 2))
+        codes.append(exit_code_of_life(again, cache, "css.system.files.os.replace", len(codes) + 2))
         assert codes[-1] in (0, -signal.SIGKILL)
     assert len(codes) > 4
     assert_same(tmp_path / "run", never_killed(PLOP))
@@ -146,7 +146,7 @@ class Noisy(Finetune):
 def test_random_numbers_are_drawn_again(data, cache, never_killed, tmp_path):
     noisy = ("--method", "test_resume:Noisy", "--train.epochs", 2)
     again = command(data, tmp_path / "run", noisy)
-    assert exit_code_of_life(again, cache, "css.log.Log.write", 12) == -signal.SIGKILL
+    assert exit_code_of_life(again, cache, "css.system.log.Log.write", 12) == -signal.SIGKILL
     assert css(*again).code == 0
     assert_same(tmp_path / "run", never_killed(noisy))
 

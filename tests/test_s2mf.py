@@ -2,17 +2,23 @@
 
 import json
 import math
+import pickle
 
 import pytest
 import torch
 from small_voc import QUICK_S2MF, Killed, css, kill_at, read_results, run_arguments
 
-from css import config as settings
-from css.files import load_tensors
-from css.method import Method, method_class
-from css.nullspace import GradientStatistics, projector
+from css.config.files import as_dict, merge, read_config
+from css.method.contract import Method
+from css.method.registry import default_options, make_method
+from css.nullspace import GradientStatistics
+from css.nullspace import projectors as projector
 from css.nullspace.layers import rows_of
-from css.s2mf import FILE
+from css.run.presets import from_dict, preset
+from css.s2mf.algorithm import MODELS_FILE, Split2MetaFusion
+from css.system.tensors import load_tensors
+from plop_baseline.plop import Plop
+from plop_baseline.replay import Replay
 
 RUNS = {
     "meta": ("plop+s2mf", ["--options.align"]),
@@ -48,7 +54,7 @@ def model_of(run, task):
 
 
 def recorded(run, group):
-    tensors, _ = load_tensors(run / "task_1" / FILE)
+    tensors, _ = load_tensors(run / "task_1" / MODELS_FILE)
     return {name.removeprefix(f"{group}."): t for name, t in tensors.items() if name.startswith(f"{group}.")}
 
 
@@ -103,7 +109,7 @@ def test_linear_fusion_has_one_coefficient(runs):
     fused, slow, fast = model_of(runs("given"), 1), recorded(runs("given"), "slow"), recorded(runs("given"), "fast")
     name = "decoder.conv.weight"
     torch.testing.assert_close(fused[name], 0.25 * slow[name] + 0.75 * fast[name])
-    searched, _ = load_tensors(runs("linear") / "task_1" / FILE)
+    searched, _ = load_tensors(runs("linear") / "task_1" / MODELS_FILE)
     assert 0 <= searched["alpha"] <= 1
 
 
@@ -114,7 +120,7 @@ def test_total_update_of_the_slow_model_is_projected(runs):
     tensors, _ = load_tensors(run / "task_0" / "model.safetensors")
     prefix = "method.gradients."
     kept = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-    options = settings.from_dict(settings.read(run), "test").options
+    options = from_dict(read_config(run), "test").options
     projectors = projector(GradientStatistics.from_tensors(kept), options.rule)
     old, slow, fast = model_of(run, 0), recorded(run, "slow"), recorded(run, "fast")
     old["classifiers.0.bias"][0] -= math.log(2)
@@ -156,18 +162,18 @@ def test_dreams_and_their_pictures(runs):
 
 
 MOMENTS = {
-    "slow": ("css.log.Log.write", 6),
-    "between slow and fast": ("css.slow.project_total", 1),
-    "fast": ("css.log.Log.write", 8),
-    "dreams of old classes": ("css.s2mf.Dreamer.dream", 1),
-    "dreams of new classes": ("css.s2mf.Dreamer.dream", 2),
-    "fusion": ("css.s2mf.MetaFusion.fuse", 1),
-    "statistics of the first task": ("css.slow._label_loss", 2),
-    "statistics of the second task": ("css.slow._label_loss", 5),
-    "layouts of the second task": ("css.layouts.LayoutStatistics.update", 5),
-    "alignment": ("css.alignment.aligned", 1),
-    "features of the second task": ("css.alignment._answers", 5),
-    "while the folder is written": ("css.s2mf.draw_dreams", 1),
+    "slow": ("css.system.log.Log.write", 6),
+    "between slow and fast": ("css.s2mf.slow.project_total", 1),
+    "fast": ("css.system.log.Log.write", 8),
+    "dreams of old classes": ("css.s2mf.algorithm.Dreamer.dream", 1),
+    "dreams of new classes": ("css.s2mf.algorithm.Dreamer.dream", 2),
+    "fusion": ("css.s2mf.algorithm.MetaFusion.fuse", 1),
+    "statistics of the first task": ("css.s2mf.slow._label_loss", 2),
+    "statistics of the second task": ("css.s2mf.slow._label_loss", 5),
+    "layouts of the second task": ("css.dream.layouts.LayoutStatistics.update", 5),
+    "alignment": ("css.s2mf.alignment.aligned", 1),
+    "features of the second task": ("css.s2mf.alignment._answers", 5),
+    "while the folder is written": ("css.s2mf.algorithm.draw_dreams", 1),
 }
 
 
@@ -194,9 +200,9 @@ def test_killed_in_any_stage(moment, runs, data, tmp_path, monkeypatch):
 
 
 def test_configuration_round_trip(runs):
-    saved = settings.read(runs("given"))
+    saved = read_config(runs("given"))
     assert saved["options"]["alpha"] == 0.25 and saved["options"]["base"]["thresholds"] == "median"
-    assert settings.as_dict(settings.from_dict(saved, "test"))["options"] == saved["options"]
+    assert as_dict(from_dict(saved, "test"))["options"] == saved["options"]
     assert css("report", runs("given")).code == 0
 
 
@@ -245,16 +251,20 @@ def test_room_for_dreams_is_asked_of_every_task_at_the_start(data, tmp_path):
 
 def test_thresholds_are_medians_around_plop():
     """And with options of the base that a recipe names beside them; PLOP itself has the published ones."""
-    assert method_class("plop+s2mf").Options().base.thresholds == "median"
-    assert method_class("plop").Options().thresholds == "official"
-    default = settings.preset("voc", "plop+s2mf")
-    config = settings.merge(default, {"options": {"base": {"pod_factor": 0.5}}}, "test")
+    assert default_options("plop+s2mf").base.thresholds == "median"
+    assert default_options("plop").thresholds == "official"
+    default = preset("voc", "plop+s2mf")
+    config = merge(default, {"options": {"base": {"pod_factor": 0.5}}}, "test")
     assert (config.options.base.pod_factor, config.options.base.thresholds) == (0.5, "median")
-    assert method_class("plop+replay").Options().base.thresholds == "official"
+    assert default_options("plop+replay").base.thresholds == "official"
 
 
-def test_the_wrapped_class_is_a_method_of_its_own():
-    assert issubclass(method_class("plop+s2mf"), Method)
-    assert method_class("plop+s2mf") is method_class("plop+s2mf")
-    assert method_class("plop+s2mf") is not method_class("mib+s2mf")
-    assert json.dumps(settings.as_dict(settings.preset("voc", "plop+s2mf")))
+def test_a_wrapped_method_holds_its_base_and_can_be_pickled():
+    method = pickle.loads(pickle.dumps(make_method("plop+replay+s2mf")))
+    assert [type(part) for part in (method, method.base, method.base.base)] == [Split2MetaFusion, Replay, Plop]
+    assert all(isinstance(part, Method) for part in (method, method.base, method.base.base))
+    assert [part.flag for part in (method, method.base, method.base.base)] == [
+        "--options", "--options.base", "--options.base.base"
+    ]  # fmt: skip
+    assert method.options.base == method.base.options and method.options.base.base == method.base.base.options
+    assert json.dumps(as_dict(preset("voc", "plop+s2mf")))

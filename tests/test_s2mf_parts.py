@@ -8,25 +8,29 @@ from small_shapes import make_trainer, second_task, small_stream
 from torch import nn
 from torch.nn import functional as F
 
-from css.classification import Classification
-from css.dream import DreamOptions, Dreams
-from css.files import part, prefixed
-from css.fusion import Fusion, FusionOptions, kl_divergence
-from css.gates import linear
-from css.layouts import LayoutStatistics
-from css.method import method_class, plain_losses
-from css.model import snapshot
-from css.nullspace import GradientStatistics, Rule, projector
+from css.dream.dreamer import DreamOptions, Dreams
+from css.dream.layouts import LayoutStatistics
+from css.fusion.gates import linear
+from css.fusion.meta import Fusion, FusionOptions
+from css.fusion.reestimate import reestimate_batch_norm
+from css.kinds.classification import Classification
+from css.kinds.segmentation import Segmentation
+from css.losses import kl_divergence
+from css.method.contract import plain_losses
+from css.model.state import snapshot
+from css.nullspace import GradientStatistics, Rule
+from css.nullspace import projectors as projector
 from css.nullspace.layers import rows_of
-from css.reestimate import reestimate_batch_norm
-from css.segmentation import Segmentation
-from css.slow import StatisticsOptions, _label_loss, _logit_loss, _sampled_loss, divide_epochs
+from css.s2mf.algorithm import Split2MetaFusion
+from css.s2mf.slow import StatisticsOptions, _label_loss, _logit_loss, _sampled_loss, divide_epochs
+from css.system.tensors import part, prefixed
+from plop_baseline.finetune import Finetune
 
-METHOD = method_class("finetune+s2mf")
+METHOD = Split2MetaFusion
 
 
 def method(**options):
-    return METHOD(METHOD.Options(**options))
+    return METHOD(METHOD.Options(**options), Finetune())
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +52,7 @@ def states(model):
 
 
 def test_epochs_of_slow_and_fast_model():
-    assert [divide_epochs(*numbers) for numbers in ((8, 0.25), (30, 0.25), (2, 0.25), (8, 0.5), (5, 0.3))] == [
+    assert [divide_epochs(*numbers, "--options") for numbers in ((8, 0.25), (30, 0.25), (2, 0.25), (8, 0.5), (5, 0.3))] == [
         (6, 2), (22, 8), (1, 1), (4, 4), (3, 2),
     ]  # fmt: skip
 
@@ -84,7 +88,7 @@ def test_every_step_of_the_slow_model_is_projected(stream, tmp_path, monkeypatch
     learner, start = method(projector="nsp"), snapshot(model)
     learner.statistics.collect_features(model, [(torch.randn(4, 3, 64, 64), None)])
     projectors = projector(learner.statistics, Rule())
-    monkeypatch.setattr("css.slow.project_total", lambda *_: None)
+    monkeypatch.setattr("css.s2mf.slow.project_total", lambda *_: None)
 
     def outside():
         """The largest share of the update of a layer that lies in the protected directions."""
@@ -106,7 +110,7 @@ def test_every_step_of_the_slow_model_is_projected(stream, tmp_path, monkeypatch
 
 def test_rule_and_softness_reach_the_projector(monkeypatch):
     given = []
-    monkeypatch.setattr("css.slow.projector", lambda *arguments: given.append(arguments) or {})
+    monkeypatch.setattr("css.s2mf.slow.projector", lambda *arguments: given.append(arguments) or {})
     learner = method(projector="tpnsp", rule=Rule("fraction", 0.3), soft=True)
     assert learner._projectors() == {} and given == [(learner.statistics, Rule("fraction", 0.3), True)]
 
@@ -131,7 +135,7 @@ def test_sources_and_queries_of_dreams(layouts, stream, tmp_path, monkeypatch):
         asked.append((count, size, channels, known))
         return torch.zeros(count, size, size, dtype=torch.uint8)
 
-    monkeypatch.setattr("css.s2mf.Dreamer", Recorder)
+    monkeypatch.setattr("css.s2mf.algorithm.Dreamer", Recorder)
     monkeypatch.setattr(Segmentation, "queries", queries)
     learner = method(layouts=layouts, dream=DreamOptions(count=10))
     learner._dreams(task, model, teacher, make_trainer(tmp_path))
@@ -150,10 +154,12 @@ def test_what_the_fusion_is_given(fusion, stream, tmp_path, monkeypatch):
     slow, fast = states(model)
     calls = []
     monkeypatch.setattr(
-        "css.s2mf.MetaFusion.fuse",
+        "css.s2mf.algorithm.MetaFusion.fuse",
         lambda *arguments: calls.append(arguments) or Fusion(dict(arguments[0].fast), {}, []),
     )
-    monkeypatch.setattr("css.s2mf.MetaFusion.best_linear", lambda *arguments: calls.append(arguments) or (0.5, []))
+    monkeypatch.setattr(
+        "css.s2mf.algorithm.MetaFusion.best_linear", lambda *arguments: calls.append(arguments) or (0.5, [])
+    )
     learner = method(fusion=fusion, current_images=3)
     learner._fuse(task, model, slow, fast, teacher, dreams(0), dreams(1), make_trainer(tmp_path))
     ((maker, old, new),) = calls

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasks.datasets.shapes import NUM_CLASSES, SPLITS, Shapes, partner, render, traits
 from tasks.errors import InputError
-from tasks.shapes import NUM_CLASSES, SPLITS, Shapes, partner, render, traits
 from tasks.source import VOID
 
 CLASSES = range(1, NUM_CLASSES + 1)
@@ -103,7 +103,7 @@ def test_fingerprint_depends_on_every_parameter(change):
 
 def test_fingerprint_sees_a_change_of_the_generator(monkeypatch):
     before = Shapes(48, 4, 4).fingerprint()
-    monkeypatch.setattr("tasks.shapes.NOISE", 0.0)
+    monkeypatch.setattr("tasks.datasets.shapes.NOISE", 0.0)
     assert Shapes(48, 4, 4).fingerprint() != before
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tasks import InputError, Stream
-from tasks.images import WholeImage
+from tasks.views import WholeImage
 
 NAMES = ["background", "cat", "dog", "cow", "bus", "car"]
 TRAIN = [{0, 1}, {1, 2, 255}, {0, 3}, {2, 4}, {5}, {0, 255}]

@@ -11,8 +11,9 @@ from hand_made_runs import cells_of, rewrite, rows, write_recipe, write_run
 from PIL import Image
 from small_voc import css, plain_machine
 
-from css.curves import draw_curves
-from css.record import Record, read_record
+from css.report.choice import read_record
+from css.report.record import Record
+from css.table.curves import draw_curves
 from tasks import InputError
 
 GROUPS_15_1 = [list(range(16)), [16], [17], [18], [19], [20]]

@@ -10,8 +10,9 @@ import yaml
 from hand_made_runs import cells_of, rows
 from small_voc import CROP, css, read_results
 
-from css import jobs, run
-from css.jobs import Pool, default_jobs
+from css.recipe import jobs
+from css.recipe.jobs import Pool, default_jobs
+from css.run import flow as run
 
 pytestmark = pytest.mark.usefixtures("data")  # a plain machine for every test
 

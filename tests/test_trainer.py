@@ -7,15 +7,15 @@ import pytest
 import torch
 from small_voc import Killed
 
-from css.config import ModelConfig, RunConfig, TrainConfig
-from css.files import load_tensors, save_tensors
-from css.log import Log
-from css.method import plain_losses
-from css.model import Segmenter
-from css.processes import Processes
-from css.trainer import Trainer
+from css.config.settings import ModelConfig, RunConfig, TrainConfig
+from css.method.contract import plain_losses
+from css.model.segmenter import Segmenter
+from css.system.log import Log
+from css.system.processes import Processes
+from css.system.tensors import load_tensors, save_tensors
+from css.training.trainer import Trainer
 from tasks import InputError, Stream
-from tasks.shapes import Shapes
+from tasks.datasets.shapes import Shapes
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks import presence as presence_module
+from tasks import reading as presence_module
+from tasks.datasets.voc import Voc, voc_palette
 from tasks.errors import InputError
-from tasks.presence import scan
-from tasks.voc import Voc, voc_palette
+from tasks.reading import scan
 
 TRAIN = {"2007_000032": {0, 1, 15, 255}, "2007_000039": {0, 20}, "2008_000001": {3}}
 TEST = {"2007_000033": {0, 8}, "2007_000042": {12, 255}}

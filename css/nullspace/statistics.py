@@ -7,10 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from css.model import evaluating
+from css.model.state import evaluating
 from css.nullspace.gram import EXACT_UP_TO, SKETCH_ROWS, Gram, Sketch, make_gram
 from css.nullspace.layers import groups_of, input_rows, layers_of, rows_of, width_of
-from css.processes import Processes
+from css.system.processes import Processes
 from tasks import InputError
 from tasks.source import VOID
 

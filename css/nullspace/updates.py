@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from css.nullspace.layers import layers_of, rows_of, split_rows
-from css.nullspace.projector import Projector
+from css.nullspace.projectors import Projector
 from tasks import InputError
 
 Projected = tuple[nn.Parameter, nn.Parameter | None, Projector]

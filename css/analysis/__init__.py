@@ -1,0 +1,1 @@
+"""What Split2MetaFusion did in a task."""

@@ -1,0 +1,123 @@
+"""The command line: css run | table | evaluate | analyse | predict | report | prepare | list."""
+
+import importlib
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from css.cli.arguments import WANTS_HELP, value_of
+from tasks.datasets.registry import DATASETS
+from tasks.errors import InputError, nearest, sentence
+
+USAGE = """usage: css COMMAND ...
+
+  run DATASET PROTOCOL [options]   learn a stream, for example: css run shapes 15-1 --method plop
+  table RECIPE [options]           all runs of a recipe, one table
+  evaluate RUN [options]           test a saved task again
+  analyse RUN... [options]         what Split2MetaFusion did: models, dreams, gates, loss landscape
+  predict RUN IMAGE... [options]   masks for your own images
+  report RUN...                    the tables of finished or unfinished runs
+  prepare DATASET [options]        download and build voc, cifar100 or tiny-imagenet
+  list                             data sets and methods
+
+`css COMMAND --help` lists the options of a command, `css --version` says which version this is. `css DATASET PROTOCOL`
+is short for `css run DATASET PROTOCOL`."""
+
+
+class Command(NamedTuple):
+    """A command of css; what it needs is imported when it is called."""
+
+    function: str  # "module:function"; its parameters are the options, or it takes the list of arguments as it is
+    parses: bool = False  # it takes the list
+    several: str | None = None  # it shares its work between processes if this flag is given ("" for always)
+
+
+COMMANDS = {
+    "run": Command("css.cli.run:run_command", parses=True),
+    "table": Command("css.cli.table:table", several="--cell"),  # a table starts its cells; a cell shares its work
+    "evaluate": Command("css.cli.saved:evaluate", several=""),
+    "analyse": Command("css.cli.saved:analyse"),
+    "predict": Command("css.cli.predict:predict"),
+    "report": Command("css.cli.report:report"),
+    "prepare": Command("css.cli.listing:prepare"),
+    "list": Command("css.cli.listing:list_all"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit code: 0 done, 2 wrong usage or input, 1 interrupted or a cell
+    of a table failed. Other errors are raised."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _dispatch(arguments)
+    except InputError as error:
+        if int(os.environ.get("RANK", 0)):
+            time.sleep(3)  # the first process, if it met the same error, says so and ends this one meanwhile
+        print(f"css: {sentence(error)}", file=sys.stderr, flush=True)
+        if _in_group():
+            os._exit(2)  # leaving the group in order would make the others fail first, with a traceback
+        return 2
+    except KeyboardInterrupt:
+        return _interrupted()
+    except BrokenPipeError:  # css ... | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its end
+        return 1
+    except Exception as error:
+        if type(error).__name__ == "SignalException":  # of torchrun, which this process may not have imported
+            return _interrupted()
+        if isinstance(error, RuntimeError) and _in_group():
+            time.sleep(5)  # perhaps another process has failed, and torchrun is about to end this one
+        raise
+    finally:
+        if _in_group():
+            sys.modules["torch"].distributed.destroy_process_group()
+
+
+def _dispatch(arguments: list[str]) -> int:
+    name, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    if name in WANTS_HELP:
+        print(USAGE)
+        return 0
+    if name == "--version":
+        return _print_version()
+    if name not in COMMANDS and (name in DATASETS or ":" in name):
+        name, rest = "run", arguments
+    if name not in COMMANDS:
+        raise InputError(f"{name!r} is no command; {nearest(name, COMMANDS)}.")
+    return _call(name, COMMANDS[name], rest)
+
+
+def _call(name: str, command: Command, arguments: list[str]) -> int:
+    module, _, attribute = command.function.partition(":")
+    function = getattr(importlib.import_module(module), attribute)
+    if command.parses:
+        return function(arguments)
+    shares = command.several is not None and (not command.several or value_of(command.several, arguments) is not None)
+    if shares and not WANTS_HELP & set(arguments):
+        from css.system.launch import launch, wanted_processes
+
+        if wanted_processes() > 1:
+            return launch(wanted_processes(), [name, *arguments])
+    import tyro
+
+    return tyro.cli(function, args=arguments, prog=f"css {name}") or 0
+
+
+def _print_version() -> int:
+    from css.system.version import commit, version
+
+    print(" ".join(filter(None, ("css", version(), commit()))))
+    return 0
+
+
+def _interrupted() -> int:
+    print("css: interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
+    return 1
+
+
+def _in_group() -> bool:
+    """Is this process one of several? Asked without importing PyTorch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized()

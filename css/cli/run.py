@@ -1,0 +1,59 @@
+"""css run."""
+
+import sys
+from typing import Any
+
+import tyro
+
+from css.cli.arguments import WANTS_HELP, value_of
+from css.config.methods import require_known
+from css.config.settings import NoOptions, RunConfig
+from tasks.datasets.registry import find_dataset
+from tasks.errors import InputError
+
+
+def run_command(arguments: list[str]) -> int:
+    """Learns a stream, in as many processes as are wanted; returns the exit code."""
+    config = parse_run(arguments)
+    from css.run.checks import checked_stream, resolve
+    from css.run.flow import run
+    from css.system.launch import launch, wanted_processes
+    from css.system.processes import Processes
+
+    count = wanted_processes()
+    if count > 1:
+        checked_stream(resolve(config), count)  # what a user can get wrong is found before any process starts
+        return launch(count, ["run", *arguments])
+    run(config, Processes.join())
+    return 0
+
+
+def parse_run(arguments: list[str]) -> RunConfig[Any]:
+    """The defaults depend on the data set and the options on the method, so both are looked up first."""
+    named = [argument for argument in arguments[:2] if not argument.startswith("-")]
+    wants_help = WANTS_HELP & set(arguments)
+    if len(named) < 2 and not wants_help:
+        raise InputError("css run needs a data set and a protocol first, for example: css run shapes 15-1.")
+    dataset = named[0] if named else "voc"
+    find_dataset(dataset)
+    if method := value_of("--method", arguments):
+        require_known(method)
+    if not wants_help:
+        _require_known_options(arguments)
+    from css.method.registry import options_type
+    from css.run.presets import preset
+
+    default = preset(dataset, method)
+    return tyro.cli(
+        RunConfig[options_type(default.method)], default=default, args=arguments, prog="css run",
+        description=f"Learn a stream of tasks. Defaults are those of {default.dataset} and {default.method}.",
+    )  # fmt: skip
+
+
+def _require_known_options(arguments: list[str]) -> None:
+    """Ends the program for an option that no method has, before PyTorch is imported to ask one for its own."""
+    parser: Any = RunConfig[NoOptions]
+    _, unknown = tyro.cli(parser, args=arguments, prog="css run", return_unknown_args=True)
+    if unknown and unknown[0].startswith("--") and not unknown[0].startswith("--options."):
+        tyro.cli(parser, args=[*arguments[:2], *unknown], prog="css run")
+        sys.exit(2)

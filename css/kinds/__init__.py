@@ -1,0 +1,1 @@
+"""Whether pixels or images carry the labels: what the learner asks."""

@@ -1,0 +1,5 @@
+"""Networks."""
+
+from css.model.segmenter import Segmenter
+
+__all__ = ["Segmenter"]

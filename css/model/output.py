@@ -1,0 +1,16 @@
+"""What a network returns."""
+
+from typing import NamedTuple
+
+import torch
+
+
+class Output(NamedTuple):
+    logits: torch.Tensor  # (B, seen classes, h, w), low resolution
+    features: torch.Tensor  # (B, 256, h, w), what the classifiers see
+    taps: tuple[torch.Tensor, ...]  # one map per encoder stage; for ResNets the pre-activation sum of its last block
+
+
+def logits_of(output: Output | torch.Tensor) -> torch.Tensor:
+    """The logits of whatever a network returns: those of a Segmenter's Output, or a tensor as it is."""
+    return output if isinstance(output, torch.Tensor) else output.logits

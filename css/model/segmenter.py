@@ -1,0 +1,111 @@
+"""The network of a stream: an encoder and a DeepLabV3 decoder from smp, and a classifier that grows with every task."""
+
+import copy
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
+from segmentation_models_pytorch.decoders.deeplabv3.decoder import DeepLabV3Decoder
+from segmentation_models_pytorch.encoders import get_encoder
+from segmentation_models_pytorch.encoders.resnet import ResNetEncoder
+from torch import nn
+
+from css.model.dilation import skip_taps_in_padding
+from css.model.encoder_weights import load_encoder_weights, pixel_statistics
+from css.model.output import Output
+from tasks.errors import InputError
+
+FEATURES = 256  # channels of the DeepLabV3 decoder
+STRIDE = 16  # output stride of the published geometry
+
+
+class Segmenter(nn.Module):
+    """DeepLabV3 (output stride 16, ASPP rates 6, 12, 18, no dropout) with one 1x1 convolution per task.
+
+    Input: normalised images (B, 3, H, W), H and W multiples of 16. Up-sampling of the logits to label size is left to
+    the losses and the evaluator. `encoder_weights`: "none", "imagenet" (smp's hub) or a file.
+    """
+
+    def __init__(self, encoder: str, encoder_weights: str | Path = "none"):
+        super().__init__()
+        self.encoder = _build_encoder(encoder)
+        self.decoder = DeepLabV3Decoder(
+            self.encoder.out_channels[-1], FEATURES, atrous_rates=(6, 12, 18), aspp_separable=False, aspp_dropout=0.0
+        )
+        initialize_decoder(self.decoder)  # smp's own DeepLabV3 leaves PyTorch's default here
+        skip_taps_in_padding(self.decoder)
+        self.classifiers = nn.ModuleList()
+        self.classes: list[int] = []  # raw class id of every output channel
+        if str(encoder_weights) != "none":
+            load_encoder_weights(self.encoder, encoder, encoder_weights)
+        mean, std = pixel_statistics(encoder)
+        self.register_buffer("pixel_mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        self._tapped = _remember_last_activations(self.encoder) if isinstance(self.encoder, ResNetEncoder) else []
+
+    def forward(self, images: torch.Tensor) -> Output:
+        stages = self.encoder(images)[-4:]
+        taps = tuple(activation.__dict__.pop("last_input") for activation in self._tapped) or tuple(stages)
+        features = self.decoder(stages)
+        return Output(torch.cat([classify(features) for classify in self.classifiers], dim=1), features, taps)
+
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 (B, 3, H, W) to what the encoder was trained on, channels last."""
+        images = images.to(self.pixel_mean.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+        return (images.float() / 255 - self.pixel_mean) / self.pixel_std
+
+    def grow(self, new_classes: Sequence[int], init: str = "balanced") -> None:
+        """Adds the classifier of a task with these raw class ids.
+
+        "balanced" (MiB Eq. 11, PLOP): every new class starts as a copy of the background, and background and new
+        classes share its probability: w_new = w_bg, b_new = b_bg = b_bg - log(N_new + 1). "random": no use of the
+        background. The first classifier is always random.
+        """
+        if repeated := set(new_classes) & set(self.classes):
+            raise ValueError(f"classes {sorted(repeated)} have a classifier already")
+        if init not in ("balanced", "random"):
+            raise ValueError(f"init is 'balanced' or 'random', not {init!r}")
+        width = self.classifiers[0].in_channels if self.classifiers else FEATURES
+        classifier = nn.Conv2d(width, len(new_classes), 1).to(self.pixel_mean.device)
+        initialize_head(classifier)
+        if self.classifiers and init == "balanced":
+            background = self.classifiers[0]
+            with torch.no_grad():
+                background.bias[0] -= math.log(len(new_classes) + 1)
+                classifier.weight.copy_(background.weight[:1].expand_as(classifier.weight))
+                classifier.bias.fill_(background.bias[0])
+        self.classifiers.append(classifier.to(memory_format=torch.channels_last))
+        self.classes += new_classes
+
+    def frozen(self) -> "Segmenter":
+        """A copy that never changes, in evaluation mode: the teacher of the next task."""
+        return copy.deepcopy(self).eval().requires_grad_(False)
+
+
+def _remember_last_activations(encoder: ResNetEncoder) -> list[nn.Module]:
+    """The last activation of each stage of a ResNet; from now on each keeps its last input, the pre-activation sum.
+
+    It is kept in the module itself, so that a deep copy of the model keeps its own.
+    """
+    activations = [getattr(encoder, f"layer{stage}")[-1].relu for stage in (1, 2, 3, 4)]
+    for activation in activations:
+        activation.inplace = False  # else it would overwrite what is kept
+        activation.register_forward_pre_hook(_keep_input)
+    return activations
+
+
+def _keep_input(activation: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+    """A block calls its activation several times; the last call, on the sum, is the one that remains."""
+    activation.__dict__["last_input"] = inputs[0]
+
+
+def _build_encoder(name: str) -> nn.Module:
+    try:
+        return get_encoder(name, weights=None, output_stride=STRIDE)
+    except (KeyError, ValueError, NotImplementedError, RuntimeError) as error:
+        raise InputError(
+            f"--model.encoder {name} cannot be built at output stride {STRIDE} ({str(error).splitlines()[0][:120]}); "
+            "choose another one, for example resnet18, resnet50, resnet101 or tu-tf_efficientnet_lite0."
+        ) from None

@@ -1,0 +1,55 @@
+"""States of networks: copies, classifiers as one matrix, evaluation mode for a while."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from css.model.segmenter import Segmenter
+
+
+def snapshot(model: nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of the state of a network."""
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def load_state(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """load_state_dict for use within an autocast block, which would go on with the casts of the weights it has seen."""
+    model.load_state_dict(state)
+    torch.clear_autocast_cache()
+
+
+def classifier_parameters(model: Segmenter) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight (channels, D) and bias (channels,) of the classifiers of all tasks, as of one linear layer, on CPU."""
+    weight = torch.cat([classifier.weight for classifier in model.classifiers]).flatten(1)
+    bias = torch.cat([classifier.bias for classifier in model.classifiers])
+    return weight.detach().cpu(), bias.detach().cpu()
+
+
+@torch.no_grad()
+def set_classifiers(model: Segmenter, weight: torch.Tensor, bias: torch.Tensor) -> None:
+    """Gives the classifiers what `classifier_parameters` returns."""
+    sizes = [classifier.out_channels for classifier in model.classifiers]
+    for classifier, rows, offsets in zip(model.classifiers, weight.split(sizes), bias.split(sizes), strict=True):
+        classifier.weight.copy_(rows[:, :, None, None])
+        classifier.bias.copy_(offsets)
+
+
+class evaluating:
+    """Evaluation mode inside the block; every module's own mode after it."""
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+
+    def __enter__(self) -> None:
+        self.modes = [(module, module.training) for module in self.model.modules()]
+        self.model.eval()
+
+    def __exit__(self, *_: object) -> None:
+        for module, mode in self.modes:
+            module.training = mode
+
+
+State = Mapping[str, Tensor]
+
+State = Mapping[str, Tensor]

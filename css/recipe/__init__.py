@@ -1,0 +1,1 @@
+"""A recipe, its runs, and who computes them."""

@@ -1,0 +1,1 @@
+"""results.json, and what is read from it."""

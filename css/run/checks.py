@@ -1,0 +1,91 @@
+"""Everything that a user can get wrong in the settings, said before anything is written."""
+
+import dataclasses
+
+import torch
+
+from css.config.settings import RunConfig
+from css.kinds.choice import kind_of
+from css.method.registry import make_method
+from css.run.first_task import borrowed_first_task
+from css.run.folder import (
+    task_folder,
+)
+from css.run.stream import make_stream
+from css.training.optimizer import require_optimizer
+from tasks import InputError, Stream
+
+
+def check_config(config: RunConfig, world: int) -> None:
+    """Raises InputError for settings that cannot work together, before anything is written."""
+    train = config.train
+    for name in ("epochs", "batch", "accumulate"):
+        if getattr(train, name) < 1:
+            raise InputError(f"--train.{name} must be at least 1.")
+    if config.seed < 0:
+        raise InputError("--seed must be 0 or more.")
+    if train.workers < 0:
+        raise InputError("--train.workers must be 0 or more.")
+    for name in ("later_epochs", "bn_group"):
+        if getattr(train, name) is not None and getattr(train, name) < 1:
+            raise InputError(f"--train.{name.replace('_', '-')} must be at least 1, or None.")
+    for name in ("lr", "later_lr", "momentum", "weight_decay"):
+        if not getattr(train, name) >= 0:
+            raise InputError(f"--train.{name.replace('_', '-')} must be 0 or more.")
+    for name in ("classifier_lr", "batch_norm_lr"):
+        if getattr(train, name) is not None and not getattr(train, name) >= 0:
+            raise InputError(f"--train.{name.replace('_', '-')} must be 0 or more, or None.")
+    if not all(0 < point < 1 for point in train.halve_at or ()):
+        raise InputError("--train.halve-at must hold shares of the epochs between 0 and 1, for example 0.5.")
+    if train.crop < 32 or train.crop % 16:
+        raise InputError(f"--train.crop {train.crop} must be a multiple of 16 and at least 32 for this network.")
+    if train.batch % (world * train.accumulate):
+        raise InputError(
+            f"--train.batch {train.batch} cannot be divided among {world} processes and --train.accumulate "
+            f"{train.accumulate}; choose a multiple of {world * train.accumulate}, or fewer processes with GPUS=n."
+        )
+    share = train.batch // (world * train.accumulate)
+    together = min(share, train.bn_group or share)
+    if share % together:
+        raise InputError(
+            f"--train.bn-group {train.bn_group} does not divide the {share} images of one forward pass; "
+            "give another size, or None to normalise over all of them."
+        )
+    if together < 2 and not (train.sync_bn and world > 1):
+        raise InputError(
+            "BatchNorm cannot be trained on one image at a time: raise --train.batch (or --train.bn-group), "
+            "or lower --train.accumulate, to at least 2 images per forward pass."
+        )
+    if train.sync_bn and train.bn_group:
+        raise InputError("--train.sync-bn and --train.bn-group exclude each other; add --train.bn-group None.")
+    if train.sync_bn and not torch.cuda.is_available():
+        raise InputError("--train.sync-bn needs GPUs; on a CPU give --train.bn-group or nothing.")
+    method = make_method(config.method, config.options)
+    kind_of(config.dataset).check(config, method.segmentation_only)
+    method.check(config)
+    if method.joint and config.task0:
+        raise InputError("--task0 cannot be used with joint training, which has a single task of all classes.")
+
+
+def resolve(config: RunConfig) -> RunConfig:
+    """Replaces "auto" by what this machine does, so that the saved configuration says what was run."""
+    if config.train.precision != "auto":
+        return config
+    bf16 = (
+        torch.cuda.is_bf16_supported(including_emulation=False)
+        if torch.cuda.is_available()
+        else torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    )
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, precision="bf16" if bf16 else "fp32"))
+
+
+def checked_stream(config: RunConfig, world: int) -> Stream:
+    """The stream of a configuration, after checking everything a user can get wrong; nothing is written."""
+    check_config(config, world)
+    require_optimizer(config.train)
+    stream = make_stream(config)
+    tasks = list(stream)  # every task must have images
+    make_method(config.method, config.options).check_tasks(config, tasks)
+    if config.task0 and not (task_folder(config.folder, 0) / "result.json").exists():
+        borrowed_first_task(config, stream.task(0))
+    return stream

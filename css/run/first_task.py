@@ -1,0 +1,24 @@
+"""The first task of another run, where it fits."""
+
+import torch
+
+from css.config.compare import differences
+from css.config.files import as_dict, read_config
+from css.config.settings import RunConfig
+from css.run.folder import identity, task_folder
+from css.system.tensors import load_tensors
+from tasks import InputError, Task
+
+
+def borrowed_first_task(config: RunConfig, task: Task) -> dict[str, torch.Tensor]:
+    """The finished first task of the run --task0 names, if it was learnt from the same data with the same settings."""
+    home = task_folder(config.task0, 0)
+    if not (home / "result.json").exists():
+        raise InputError(f"--task0 {config.task0} has no finished first task; name the folder of a run that has one.")
+    tensors, facts = load_tensors(home / "model.safetensors")
+    reasons = differences(as_dict(config), read_config(config.task0), first_task_only=True)
+    if facts.get("identity") != identity(task):
+        reasons.append("its first task was learnt from other images or classes")
+    if reasons:
+        raise InputError(f"--task0 {config.task0} does not fit this run: {'; '.join(reasons)}.")
+    return tensors

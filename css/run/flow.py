@@ -1,0 +1,123 @@
+"""One run: every task of a stream, from the data to results.json. This file is the whole flow."""
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from css.config.files import as_dict
+from css.config.settings import RunConfig
+from css.kinds.choice import kind_of
+from css.method.contract import Method
+from css.method.registry import make_method
+from css.model.segmenter import Segmenter
+from css.report.choice import run_table, scores_of
+from css.report.results import read_results, read_task_result, write_results
+from css.report.scores import Scores
+from css.run.checks import checked_stream, resolve
+from css.run.facts import run_facts
+from css.run.first_task import borrowed_first_task
+from css.run.folder import is_complete, load_task, open_folder, require_same_run, store, task_folder, work_folder
+from css.system.files import write_text
+from css.system.log import Log
+from css.system.peak_memory import peak_mb, reset_peak
+from css.system.processes import Processes
+from css.training.checkpoint import restore_model
+from css.training.evaluate import evaluate
+from css.training.trainer import Trainer
+from tasks import Stream, Task
+
+
+def run(config: RunConfig, processes: Processes) -> dict[str, Any]:
+    """Learns the stream and returns its results. Goes on where a killed run was; a finished one is only shown.
+
+    Raises InputError for anything a user can mend; nothing is written before settings and data are checked.
+    """
+    config = resolve(config)
+    stream = checked_stream(config, processes.world)
+    folder, scores = config.folder, scores_of(config.dataset)
+    method = make_method(config.method, config.options)
+    learnt = stream.joint() if method.joint else stream
+    processes.first(lambda: require_same_run(config, stream))
+    if is_complete(folder):
+        return _show(folder, processes)
+    model = build_model(config, stream, processes)  # refuses unfit weights, so before anything is written
+    processes.first(lambda: open_folder(config, stream))
+    log = Log(folder / "log.jsonl" if processes.is_main else None)
+    facts = run_facts(as_dict(config), stream.groups, stream.source.class_names, stream.source.fingerprint())
+    results: list[dict] = []
+    for task in learnt:
+        teacher = model.frozen() if task.index else None
+        torch.manual_seed(config.seed * 1000 + task.index)  # a restart grows the same classifier
+        model.grow(task.new_classes)
+        home = task_folder(folder, task.index)
+        if not (home / "result.json").exists():
+            log.truncate(results[-1]["log_bytes"] if results else 0)
+            trainer = Trainer(config, processes, work_folder(home), log)
+            _complete(stream, task, model, teacher, method, trainer)
+        load_task(home, model, method)
+        results.append(read_task_result(home))
+        if processes.is_main:
+            shutil.rmtree(work_folder(home), ignore_errors=True)
+            write_results(folder, facts, scores.summary(results), results, complete=task.index == len(learnt) - 1)
+            print(_brief(results[-1], scores), flush=True)
+    processes.wait()
+    return _show(folder, processes)
+
+
+def _show(folder: Path, processes: Processes) -> dict[str, Any]:
+    """Prints the table of a finished run and writes it beside the results, which it returns."""
+    results = read_results(folder)
+    if processes.is_main:
+        write_text(folder / "table.md", run_table(results))
+        print(f"\n{run_table(results)}", flush=True)
+    return results
+
+
+def build_model(config: RunConfig, stream: Stream, processes: Processes) -> Segmenter:
+    """The network before its first task, the same in every process."""
+    torch.manual_seed(config.seed)
+    model = kind_of(config.dataset).build(config, stream.groups)
+    return model.to(processes.device, memory_format=torch.channels_last)
+
+
+def _complete(
+    stream: Stream, task: Task, model: Segmenter, teacher: Segmenter | None, method: Method, trainer: Trainer
+) -> None:
+    """Learns, tests and stores one task; the first may be taken from another run."""
+    config, processes, began = trainer.config, trainer.processes, time.perf_counter()
+    reset_peak(processes.device)
+    if task.index == 0 and config.task0:
+        restore_model(model, borrowed_first_task(config, task), config.task0)
+    elif teacher is None:
+        method.learn_first(task, model, trainer)
+    else:
+        method.learn(task, model, teacher, trainer)
+    method.finish(task, model, trainer)
+    result = scores_of(config.dataset).task_result(task, evaluate(model, task, config, processes), stream.groups) | {
+        "history": trainer.history,
+        "seconds": {
+            **_seconds_by_stage(trainer),
+            "train": sum(epoch["seconds"] for epoch in trainer.history),
+            "since_start_or_restart": time.perf_counter() - began,
+        },
+        "peak_memory_mb": peak_mb(processes.device),
+        "log_bytes": trainer.log.position(),
+    }
+    processes.first(lambda: store(stream, task, model, method, trainer, result))
+
+
+def _seconds_by_stage(trainer: Trainer) -> dict[str, float]:
+    """Epochs of every stage together, and what was computed once."""
+    seconds = dict(trainer.seconds)
+    for epoch in trainer.history:
+        seconds[epoch["stage"]] = seconds.get(epoch["stage"], 0.0) + epoch["seconds"]
+    return seconds
+
+
+def _brief(result: dict, scores: Scores) -> str:
+    sums = ("train", "since_start_or_restart")
+    spent = ", ".join(f"{name} {value:.0f} s" for name, value in result["seconds"].items() if name not in sums)
+    return f"task {result['index']}: {scores.brief(result)}" + (f" ({spent})" if spent else "")

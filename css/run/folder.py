@@ -1,0 +1,85 @@
+"""The folder of a run and of its tasks."""
+
+import hashlib
+import sys
+from pathlib import Path
+
+from css.config.compare import differences
+from css.config.files import CONFIG_FILE, FINGERPRINT, as_dict, read_config, save_config
+from css.config.settings import RunConfig
+from css.kinds.choice import kind_of
+from css.method.contract import Method
+from css.model.segmenter import Segmenter
+from css.report.pictures import draw_task
+from css.report.results import read_results
+from css.system.files import atomic, write_json
+from css.system.tensors import load_tensors, save_tensors
+from css.training.checkpoint import restore_model
+from css.training.trainer import Trainer
+from tasks import InputError, Stream, Task
+
+
+def is_complete(folder: Path) -> bool:
+    return (folder / "results.json").exists() and read_results(folder)["complete"]
+
+
+def task_folder(folder: Path, index: int) -> Path:
+    return folder / f"task_{index}"
+
+
+def work_folder(home: Path) -> Path:
+    """Where the checkpoints of an unfinished task lie."""
+    return home.with_name(f"{home.name}.work")
+
+
+def load_task(home: Path, model: Segmenter, method: Method | None = None) -> None:
+    """Restores the end of a task into a model that has grown to it."""
+    tensors, _ = load_tensors(home / "model.safetensors")
+    restore_model(model, tensors, home / "model.safetensors")
+    if method:
+        method.load_tensors(
+            {name.removeprefix("method."): t for name, t in tensors.items() if name.startswith("method.")}
+        )
+
+
+def store(stream: Stream, task: Task, model: Segmenter, method: Method, trainer: Trainer, result: dict) -> None:
+    """Writes the folder of a finished task, which appears only when everything in it is complete."""
+    config, processes = trainer.config, trainer.processes
+    with atomic(task_folder(config.folder, task.index)) as home:
+        home.mkdir()
+        tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+        tensors |= {f"method.{name}": value for name, value in method.tensors().items()}
+        save_tensors(home / "model.safetensors", tensors, {"identity": identity(task)})
+        earlier = [task_folder(config.folder, index) for index in range(task.index)]
+        if kind_of(config.dataset).has_layouts:
+            draw_task(home, earlier, stream, task, model, config, processes)
+        method.store(home, task, model)
+        write_json(home / "result.json", result)
+
+
+def identity(task: Task) -> str:
+    """Digest of what a task is learnt from: data, images and label map."""
+    digest = hashlib.sha256(task.source.fingerprint().encode())
+    for array in (task.train_indices, task.train_lut):
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def require_same_run(config: RunConfig, stream: Stream) -> None:
+    """Raises InputError if the run folder was made with other settings or other data."""
+    if not (config.folder / CONFIG_FILE).exists():
+        return
+    mine = as_dict(config) | {FINGERPRINT: stream.source.fingerprint()}
+    if changed := differences(mine, read_config(config.folder)):
+        raise InputError(
+            f"{config.folder} was made with another configuration: {'; '.join(changed)}. "
+            "Give the same settings to resume it, or another folder (--name, --runs)."
+        )
+
+
+def open_folder(config: RunConfig, stream: Stream) -> None:
+    """Makes the run folder if it is not there, and says what will run."""
+    if not (config.folder / CONFIG_FILE).exists():
+        save_config(config, stream.source.fingerprint())
+    chosen = f"{config.method}, {config.model.encoder}, {config.train.precision}, results in {config.folder}"
+    print(f"{stream.describe()}\n{chosen}", file=sys.stderr, flush=True)

@@ -1,0 +1,53 @@
+"""A finished run opened again: its configuration, its stream, its models."""
+
+from pathlib import Path
+
+import torch
+
+from css.config.files import CONFIG_FILE, read_config
+from css.config.settings import RunConfig
+from css.kinds.choice import kind_of
+from css.method.registry import make_method
+from css.model.segmenter import Segmenter
+from css.report.results import read_results, read_task_result
+from css.run.folder import load_task, task_folder
+from css.run.presets import from_dict
+from css.run.stream import make_stream
+from css.system.processes import Processes
+from tasks import InputError, Stream
+
+
+def config_of(run: Path, data_root: Path | None = None) -> RunConfig:
+    """The configuration of a run folder, wherever the folder lies now."""
+    values = read_config(run)
+    try:
+        return from_dict(values, str(run / CONFIG_FILE), runs=run.parent, name=run.name,
+                                  **({"data_root": data_root} if data_root else {}))  # fmt: skip
+    except KeyError as error:
+        raise InputError(f"{run / CONFIG_FILE} lacks {error}; name a run folder made by this program.") from None
+
+
+def open_run(run: Path, data_root: Path | None) -> tuple[RunConfig, Stream]:
+    config = config_of(run, data_root)
+    stream = make_stream(config)
+    if stream.source.fingerprint() != read_results(run)["data_fingerprint"]:
+        raise InputError(f"The data at {data_root(config.data_root)} is not what {run} was made with.")
+    return config, stream.joint() if make_method(config.method, config.options).joint else stream
+
+
+def finished_task(run: Path, task: int | None) -> int:
+    finished = len(read_results(run)["tasks"])
+    if task is None:
+        return finished - 1
+    if not 0 <= task < finished:
+        raise InputError(f"--task {task} is not finished in {run}; it has the tasks 0 to {finished - 1}.")
+    return task
+
+
+def load_model(run: Path, config: RunConfig, index: int, processes: Processes) -> Segmenter:
+    model = kind_of(config.dataset).build(config, read_results(run)["protocol_groups"], pretrained=False)
+    model = model.to(processes.device, memory_format=torch.channels_last)
+    for earlier in range(index + 1):
+        model.grow(read_task_result(task_folder(run, earlier))["new_classes"])
+    load_task(task_folder(run, index), model)
+    return model

@@ -1,0 +1,55 @@
+"""Any method with aligned classifiers: they are trained once more when a task ends, on drawn features, too."""
+
+from dataclasses import dataclass, field
+from typing import Any, Generic
+
+from css.config.settings import NoOptions
+from css.method.contract import Method
+from css.method.wrapper import BaseT, Wrapper
+from css.s2mf.alignment import Alignment
+from css.system.tensors import part, prefixed
+from tasks import InputError
+
+
+@dataclass(frozen=True)
+class AlignedOptions(Generic[BaseT]):
+    """Those of the base method."""
+
+    base: BaseT = field(default_factory=NoOptions)  # type: ignore[assignment]
+
+
+class Aligned(Wrapper):
+    """What the base method leaves of a task, with the classifiers of `css.alignment`. Split2MetaFusion has its own."""
+
+    suffix = "align"
+    Options = AlignedOptions
+    summary = "classifiers trained once more after every task, on features drawn for the old classes"
+    segmentation_only = True
+    losses_alone = False
+
+    def __init__(self, options: Any, base: Method):
+        super().__init__(options, base)
+        self.alignment = Alignment()
+
+    def require_base(self, base: Method) -> None:
+        """Wrappers are refused, too: Split2MetaFusion aligns by itself."""
+        super().require_base(base)
+        if isinstance(base, Wrapper):
+            raise InputError(
+                "+align goes around a base method, as in plop+align or frozen+align; BASE+s2mf aligns by itself."
+            )
+
+    def learn(self, task, model, teacher, trainer):
+        self.base.learn(task, model, teacher, trainer)
+        self.alignment.align(task, model, teacher, trainer)
+
+    def finish(self, task, model, trainer):
+        super().finish(task, model, trainer)
+        self.alignment.finish(task, model, trainer)
+
+    def tensors(self):
+        return super().tensors() | prefixed(alignment=self.alignment.tensors())
+
+    def load_tensors(self, tensors):
+        super().load_tensors(tensors)
+        self.alignment.load_tensors(part(tensors, "alignment"))

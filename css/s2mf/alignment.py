@@ -1,0 +1,141 @@
+"""Classifiers that know old classes again, without their images: trained on features that are drawn.
+
+Every training image of a task shows a new class, so a new classifier sees no counterexample of most old classes, and
+answers where it should not. Here all classifiers are trained once more at the end of a task, on features alone: those
+of its images, and features drawn from one Gaussian per old class (classifier alignment; SLCA, arXiv 2303.05118, for
+image labels). These are drawn in the space of the previous model, whose classifiers say what they are, and carried to
+that of the new one by a linear map fitted on the images of the task.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from css.model.segmenter import Segmenter
+from css.model.state import classifier_parameters, evaluating, set_classifiers
+from css.s2mf.moments import FeatureMoments, Gaussians, extend, fit_drift
+from css.training.trainer import Trainer
+from tasks import Task
+from tasks.source import BACKGROUND, VOID
+
+STEPS = 600
+BATCH = 2048  # features per step
+LR = 0.01  # of Adam, falling to 0 linearly
+MOST = 200_000  # features of a task's images that are kept in memory, about
+
+Linear = tuple[Tensor, Tensor]  # weight (channels, D), bias (channels,)
+
+
+class Seen(NamedTuple):
+    """Features of the same places of a task's images in the previous model and in the new one, and their channels."""
+
+    before: Tensor  # (N, D)
+    after: Tensor  # (N, D)
+    labels: Tensor  # (N,), integers; old classes may be called background
+    frequency: int  # places of which these are a sample, in all processes
+
+
+class Alignment:
+    """Aligns the classifiers at the end of every later task, and keeps the moments of the features of all classes."""
+
+    def __init__(self):
+        self.moments = FeatureMoments()
+
+    def align(self, task: Task, model: Segmenter, teacher: Segmenter, trainer: Trainer) -> None:
+        """Trains the classifiers of `model` in place; from now on the moments are those of its features."""
+
+        def compute() -> dict[str, Tensor]:
+            seen = _look(task, model, teacher, trainer)
+            drift = fit_drift(seen.before, seen.after)
+            old, new = classifier_parameters(teacher), classifier_parameters(model)
+            weight, bias = aligned(new, old, self.moments.gaussians(), seen, drift)
+            return {"weight": weight, "bias": bias, "drift": drift}
+
+        found = trainer.once("alignment", compute)
+        set_classifiers(model, found["weight"], found["bias"])
+        self.moments = self.moments.moved(found["drift"])
+
+    def finish(self, task: Task, model: Segmenter, trainer: Trainer) -> None:
+        """The features of this task's images join those of the earlier ones."""
+
+        def measure() -> dict[str, Tensor]:
+            moments, channels = FeatureMoments(), len(task.seen_classes)
+            for images, labels in trainer.passes(task, model, "features"):
+                with torch.no_grad(), evaluating(model), trainer.autocast():
+                    output = model(images)
+                moments.update(_rows(output.features), _answers(output.logits, labels, task), channels)
+            return {"sums": trainer.processes.sum(moments.sums)}
+
+        self.moments.add(FeatureMoments(trainer.once("features", measure)["sums"]))
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"sums": self.moments.sums}
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        self.moments = FeatureMoments(tensors["sums"])
+
+
+def aligned(new: Linear, teacher: Linear, old: Gaussians, seen: Seen, drift: Tensor) -> Linear:
+    """The classifiers `new`, trained on features of old classes and of this task, as frequent as in all images.
+
+    Cross-entropy to the answers of `teacher`, the classifiers of the previous model; to the label for new classes.
+    """
+    known, channels = len(teacher[0]), len(new[0])
+    share = seen.frequency / (seen.frequency + old.counts.sum().item())
+    fresh = min(BATCH, max(1, round(share * BATCH)))
+    weight, bias = (values.clone().requires_grad_() for values in new)
+    carry = drift[:-1].float().T
+    optimizer = torch.optim.Adam([weight, bias], LR)
+    for step in tqdm(range(STEPS), desc="alignment", unit="step", leave=False):
+        optimizer.param_groups[0]["lr"] = LR * (1 - step / STEPS)
+        chosen = torch.randint(len(seen.labels), (fresh,))
+        drawn = old.sample(BATCH - fresh)
+        answers = F.linear(torch.cat([seen.before[chosen], drawn]), *teacher).softmax(1)
+        targets = F.pad(answers, (0, channels - known))
+        labels = seen.labels[chosen]
+        targets[:fresh][labels >= known] = F.one_hot(labels[labels >= known], channels).to(targets)
+        features = torch.cat([seen.after[chosen], (extend(drawn) @ carry).clamp(min=0)])
+        loss = F.cross_entropy(F.linear(features, weight, bias), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return weight.detach(), bias.detach()
+
+
+@torch.no_grad()
+def _look(task: Task, model: Segmenter, teacher: Segmenter, trainer: Trainer) -> Seen:
+    """Features of the task's images; a random part of them, if there are many."""
+    parts, frequency = [], 0
+    quota = max(1, MOST * trainer.config.train.batch // len(task.train_indices))
+    for images, labels in trainer.passes(task, model, "alignment"):
+        with evaluating(model), trainer.autocast():
+            before, after = teacher(images).features, model(images).features
+        rows = [_rows(before), _rows(after), _at_places(labels, after).flatten()]
+        counted = (rows[-1] != VOID).nonzero()[:, 0]
+        frequency += len(counted)
+        chosen = counted[torch.randperm(len(counted))[:quota].to(counted.device)]
+        parts.append([column[chosen].cpu() for column in rows])
+    frequency = trainer.processes.sum(torch.tensor(frequency)).item()
+    return Seen(*(torch.cat(column) for column in zip(*parts, strict=True)), frequency)
+
+
+def _answers(logits: Tensor, labels: Tensor, task: Task) -> Tensor:
+    """The labels at the places of the logits, (N,); what is background there: the model's answer among old classes."""
+    sampled = _at_places(labels, logits)
+    if task.index:
+        own = logits[:, : len(task.old_classes)].argmax(1)
+        sampled = torch.where(sampled == BACKGROUND, own, sampled)
+    return sampled.flatten()
+
+
+def _at_places(labels: Tensor, features: Tensor) -> Tensor:
+    """Label maps (B, H, W) at the centres of the cells of a feature map, (B, h, w)."""
+    return F.interpolate(labels[:, None].float(), features.shape[-2:], mode="nearest-exact")[:, 0].long()
+
+
+def _rows(features: Tensor) -> Tensor:
+    """Feature maps (B, D, h, w) as float32 (B h w, D)."""
+    return features.float().permute(0, 2, 3, 1).flatten(0, 2)

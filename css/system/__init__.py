@@ -1,0 +1,1 @@
+"""Files, processes, log: what has nothing to do with learning."""

@@ -1,0 +1,53 @@
+"""log.jsonl: one JSON object per training step."""
+
+import fcntl
+import json
+from pathlib import Path
+
+from css.system.files import writing
+from tasks import InputError
+
+
+class Log:
+    """Appends lines to a file; a process that is not the main one passes None and writes nothing."""
+
+    def __init__(self, path: Path | None):
+        with writing(path):
+            self._file = path.open("ab") if path else None
+        self._lock()
+        self._end: int | None = None  # where the next line goes, if the file is longer
+
+    def write(self, entry: dict) -> None:
+        if self._file:
+            with writing(self._file.name):
+                if self._end is not None:
+                    self._file.truncate(self._end)
+                    self._end = None
+                self._file.write(json.dumps(entry).encode() + b"\n")
+
+    def position(self) -> int:
+        """Bytes written so far, all of them on disk."""
+        if not self._file:
+            return 0
+        if self._end is not None:
+            return self._end
+        with writing(self._file.name):
+            self._file.flush()
+            return self._file.seek(0, 2)
+
+    def truncate(self, position: int) -> None:
+        """The next line goes to `position`: steps that a restarted run takes again are forgotten then, and not earlier.
+
+        A restart rewinds to the end of the last task first and to its last checkpoint, which is further on, then.
+        """
+        if self._file:
+            self._end = min(position, self._file.seek(0, 2))
+
+    def _lock(self) -> None:
+        """Held until this process ends or forgets the log. Not a flock: the workers of a killed run would keep that."""
+        try:
+            if self._file:
+                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            folder = Path(self._file.name).parent
+            raise InputError(f"{folder} is in use by another process; wait for it, or choose another --name.") from None

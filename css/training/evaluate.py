@@ -1,0 +1,39 @@
+"""Testing: the confusion matrix of a model over the test images of a task."""
+
+import torch
+from tqdm import tqdm
+
+from css.config.settings import RunConfig
+from css.kinds.choice import kind_of
+from css.losses import upsample
+from css.metrics import ConfusionMatrix
+from css.model.segmenter import Segmenter
+from css.system.processes import Processes
+from css.training.loaders import autocast, make_loader
+from tasks import Task
+from tasks.batches import TestBatches
+
+
+def predict(model: Segmenter, images: torch.Tensor, config: RunConfig, processes: Processes) -> torch.Tensor:
+    """Channel of largest logit, uint8 (B, H, W), for uint8 images (B, 3, H, W) with sides that 16 divides."""
+    return upsample(_logits(model, images, config, processes), images).argmax(1).to(torch.uint8)
+
+
+def evaluate(model: Segmenter, task: Task, config: RunConfig, processes: Processes) -> ConfusionMatrix:
+    """Every test image of the task counted exactly once, whatever the number of processes."""
+    kind = kind_of(config.dataset)
+    images = task.test(kind.test_view(config))
+    batch = config.train.batch if config.evaluation == "crop" else 1  # whole images differ in size
+    batches = TestBatches(len(images), batch, processes.rank, processes.world)
+    loader = make_loader(images, batches, config.train.workers, processes)
+    confusion = ConfusionMatrix(len(task.seen_classes))
+    for pixels, labels in tqdm(loader, desc=f"task {task.index} test", unit="batch", disable=not processes.is_main):
+        logits = _logits(model, pixels, config, processes)
+        confusion.update(kind.answers(model, logits, labels.to(logits.device)).cpu(), labels)
+    confusion.matrix = processes.sum(confusion.matrix)
+    return confusion
+
+
+def _logits(model: Segmenter, images: torch.Tensor, config: RunConfig, processes: Processes) -> torch.Tensor:
+    with torch.no_grad(), autocast(config, processes):
+        return model.eval()(model.normalise(images)).logits

@@ -1,0 +1,28 @@
+"""Batches from worker processes, and the precision of forward passes."""
+
+import cv2
+import torch
+from torch.utils.data import DataLoader
+
+from css.config.settings import RunConfig
+from css.system.processes import Processes
+from tasks.batches import TaskImages
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast(config: RunConfig, processes: Processes) -> torch.autocast:
+    """The precision of forward passes, in training and in evaluation."""
+    dtype = _DTYPES[config.train.precision]
+    return torch.autocast(processes.device.type, dtype, enabled=dtype is not torch.float32)
+
+
+def make_loader(images: TaskImages, batches, workers: int, processes: Processes) -> DataLoader:
+    return DataLoader(
+        images, batch_sampler=batches, num_workers=workers, persistent_workers=workers > 0,
+        pin_memory=processes.device.type == "cuda", worker_init_fn=_single_thread,
+    )  # fmt: skip
+
+
+def _single_thread(_: int) -> None:
+    cv2.setNumThreads(0)  # workers are the parallelism; threads inside them only fight for the cores

@@ -1,0 +1,198 @@
+"""The training loop. It knows no method: it minimises the sum of the losses it is given."""
+
+import contextlib
+import hashlib
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from timm.layers import convert_sync_batchnorm
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from css.config.settings import BatchNormMode, RunConfig
+from css.kinds.choice import kind_of
+from css.model.batchnorm import group_batch_norm, hold
+from css.model.segmenter import Segmenter
+from css.system.log import Log
+from css.system.processes import Processes
+from css.system.tensors import load_tensors, save_tensors
+from css.training.checkpoint import optimizer_tensors, restore_model, restore_optimizer
+from css.training.loaders import autocast, make_loader
+from css.training.optimizer import make_optimizer
+from tasks import InputError, Task
+from tasks.batches import TrainBatches
+
+Losses = Callable[[nn.Module, torch.Tensor, torch.Tensor], dict[str, torch.Tensor]]
+OnOptimizer = Callable[[torch.optim.Optimizer], None]
+
+
+class Trainer:
+    """Trains the model of one task at a time; what is unfinished lies in `folder`, so that a killed run can go on.
+
+    Every stage of a task has a name. A stage that was finished before returns at once with its result, so a method
+    may simply run through its stages again after a restart.
+    """
+
+    def __init__(self, config: RunConfig, processes: Processes, folder: Path, log: Log):
+        self.config, self.processes, self.folder, self.log = config, processes, folder, log
+        self.kind = kind_of(config.dataset)
+        self.history: list[dict] = []  # mean losses and seconds of every epoch of the task
+        self.seconds: dict[str, float] = {}  # of everything else that `once` computed
+
+    def autocast(self) -> torch.autocast:
+        return autocast(self.config, self.processes)
+
+    def fit(
+        self, model: Segmenter, task: Task, losses: Losses, stage: str = "fit", *, epochs: int | None = None,
+        lr: float | None = None, batch_norm: BatchNormMode | None = None, on_optimizer: OnOptimizer | None = None,
+    ) -> None:  # fmt: skip
+        """Minimises sum(losses(forward, images, labels).values()) from `model` in place.
+
+        Epochs, start of the learning rate and BatchNorm's mode (see `css.batchnorm.hold`) are those of the task unless
+        given. `on_optimizer` is shown the optimiser before its first step, for example to hang hooks on
+        it; a hook may not keep what changes from step to step, which a restart would lose.
+        Raises InputError for a loss that is not finite; the checkpoint of the last epoch stays where it is.
+        """
+        epochs = self.config.epochs(task.index) if epochs is None else epochs
+        lr = self.config.lr(task.index) if lr is None else lr
+        self._prepare_batch_norm(model)
+        with hold(model.train(), batch_norm or self.config.batch_norm(task.index)):
+            optimizer = make_optimizer(self.config.train, model, lr)
+            if on_optimizer:
+                on_optimizer(optimizer)
+            scaler = torch.amp.GradScaler(self.processes.device.type, enabled=self.config.train.precision == "fp16")
+            loader, batches = self._loader(task, stage)
+            done, per_epoch = self._resume(stage, model, optimizer, scaler), len(batches)
+            forward = self.processes.wrap(model)
+            quiet, what = not self.processes.is_main or done == epochs, f"task {task.index} {stage}"
+            with tqdm(total=epochs * per_epoch, initial=done * per_epoch, desc=what, unit="step", disable=quiet) as bar:
+                for epoch in range(done, epochs):
+                    batches.epoch = epoch
+                    self._seed(task.index, stage, epoch)
+                    began, sums = time.perf_counter(), {}
+                    for iteration, (images, labels) in enumerate(loader, start=epoch * per_epoch):
+                        share = self._decay(iteration / (epochs * per_epoch))
+                        _set_rates(optimizer, share)
+                        values = self._step(forward, losses, optimizer, scaler, model.normalise(images), labels)
+                        where = {"task": task.index, "stage": stage, "epoch": epoch, "iteration": iteration}
+                        _require_finite(values, where)
+                        self.log.write({**where, "lr": lr * share, **values})
+                        sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}
+                        bar.set_postfix({name: f"{value:.3g}" for name, value in values.items()}, refresh=False)
+                        bar.update()
+                    means = {name: value / per_epoch for name, value in sums.items()}
+                    seconds = time.perf_counter() - began
+                    self.history.append({"stage": stage, "epoch": epoch, **means, "seconds": seconds})
+                    self._save(stage, model, optimizer, scaler, epoch + 1)
+        self.processes.align(model)
+
+    def passes(
+        self, task: Task, model: Segmenter, purpose: str, most: int | None = None
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """One pass over the training images as they are seen in training, or over the first `most` batches of it:
+        normalised images and labels."""
+        loader, _ = self._loader(task, purpose)
+        number = len(loader) if most is None else min(most, len(loader))
+        quiet, what = not self.processes.is_main, f"task {task.index} {purpose}"
+        batches = tqdm(
+            itertools.islice(loader, number), total=number, desc=what, unit="batch", leave=False, disable=quiet
+        )
+        for images, labels in batches:
+            yield model.normalise(images), labels.to(self.processes.device)
+
+    def once(self, name: str, compute: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """The tensors of a named computation, from disk if it was finished before."""
+        path = self.folder / f"{name}.safetensors"
+        if self.processes.first(lambda: not path.exists()):
+            self._seed(name)
+            began = time.perf_counter()
+            tensors = compute()
+            seconds = time.perf_counter() - began
+            self.processes.first(lambda: save_tensors(path, tensors, {"seconds": seconds}))
+        tensors, facts = load_tensors(path)
+        self.seconds[name] = facts["seconds"]
+        return tensors
+
+    def _step(self, forward, losses, optimizer, scaler, images, labels) -> dict[str, float]:
+        """One optimiser step; the mean loss terms over its smaller batches and all processes."""
+        labels = labels.to(self.processes.device, non_blocking=True)
+        parts = self.config.train.accumulate
+        optimizer.zero_grad(set_to_none=True)
+        sums: dict[str, torch.Tensor] = {}
+        for part, (some_images, some_labels) in enumerate(zip(images.chunk(parts), labels.chunk(parts), strict=True)):
+            last = part == parts - 1
+            synchronise = contextlib.nullcontext() if last or not hasattr(forward, "no_sync") else forward.no_sync()
+            with synchronise:
+                with self.autocast():
+                    terms = losses(forward, some_images, some_labels)
+                scaler.scale(sum(terms.values()) / parts).backward()
+            for name, term in terms.items():
+                sums[name] = sums.get(name, 0) + term.detach() / parts
+        values = self.processes.sum(torch.stack([*sums.values()]).double()) / self.processes.world
+        if values.isfinite().all():  # else the caller stops, and the parameters stay as they are
+            scaler.step(optimizer)
+            scaler.update()
+        return dict(zip(sums, values.tolist(), strict=True))
+
+    def _decay(self, done: float) -> float:
+        """Share of the learning rate that is left after this share of a stage: poly 0.9, or halved at given points."""
+        points = self.config.train.halve_at
+        return (1 - done) ** 0.9 if points is None else 0.5 ** sum(done >= point for point in points)
+
+    def _seed(self, *moment: int | str) -> None:
+        """Networks and losses that draw random numbers draw the same ones after a restart."""
+        digest = hashlib.sha256(repr((self.config.seed, moment)).encode()).digest()
+        torch.manual_seed(int.from_bytes(digest[:8], "big"))
+
+    def _loader(self, task: Task, purpose: str) -> tuple[DataLoader, TrainBatches]:
+        train = self.config.train
+        images = task.train(self.kind.train_view(train.crop))
+        seed = [self.config.seed, task.index, *purpose.encode()]
+        batches = TrainBatches(len(images), train.batch, seed, self.processes.rank, self.processes.world)
+        return make_loader(images, batches, train.workers, self.processes), batches
+
+    def _prepare_batch_norm(self, model: Segmenter) -> None:
+        train = self.config.train
+        if train.bn_group:
+            group_batch_norm(model, train.bn_group)
+        if train.sync_bn and self.processes.world > 1:
+            convert_sync_batchnorm(model)
+
+    def _resume(self, stage, model, optimizer, scaler) -> int:
+        """Restores the last checkpoint of a stage; returns how many of its epochs are done."""
+        path = self.folder / f"{stage}.safetensors"
+        if not path.exists():
+            return 0
+        tensors, facts = load_tensors(path)
+        restore_model(model, tensors, path)
+        restore_optimizer(optimizer, model, tensors)
+        scaler.load_state_dict(facts["scaler"])
+        self.history = facts["history"]
+        self.log.truncate(facts["log_bytes"])
+        return facts["epochs"]
+
+    def _save(self, stage, model, optimizer, scaler, epochs: int) -> None:
+        tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+        tensors |= optimizer_tensors(optimizer, model)
+        facts = {"epochs": epochs, "history": self.history, "scaler": scaler.state_dict(),
+                 "log_bytes": self.log.position()}  # fmt: skip
+        self.processes.first(lambda: save_tensors(self.folder / f"{stage}.safetensors", tensors, facts))
+
+
+def _set_rates(optimizer: torch.optim.Optimizer, share: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * share
+
+
+def _require_finite(values: dict[str, float], where: dict) -> None:
+    loss = sum(values.values())
+    if not abs(loss) < float("inf"):  # false for NaN, too
+        raise InputError(
+            f"The loss is {loss} at task {where['task']}, epoch {where['epoch']}, iteration {where['iteration']} "
+            f"({', '.join(f'{name} {value:.3g}' for name, value in values.items())}): lower --train.lr or "
+            "--train.later-lr, or use --train.precision fp32. The last good checkpoint is kept."
+        )

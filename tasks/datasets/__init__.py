@@ -1,0 +1,1 @@
+"""Data sets, and the one list of them."""
