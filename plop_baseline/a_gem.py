@@ -10,7 +10,7 @@ from css.losses import cross_entropy
 from css.method.contract import Method, plain_losses
 from css.model.segmenter import Segmenter
 from css.training.trainer import Trainer
-from plop_baseline.memory import EpisodicMemory, check_memory
+from plop_baseline.memory import EpisodicMemory, require_memory
 from tasks import Task
 
 
@@ -37,7 +37,7 @@ class AGem(Method):
         self.memory = EpisodicMemory()
 
     def check(self, config):
-        check_memory(self.options.memory, self.options.batch, self.flag)
+        require_memory(self.options.memory, self.options.batch, self.flag)
 
     def learn(self, task, model, teacher, trainer):
         def watch(optimizer: torch.optim.Optimizer) -> None:

@@ -11,7 +11,7 @@ from css.losses import cross_entropy
 from css.method.contract import Method
 from css.method.wrapper import BaseT, Wrapper
 from css.system.tensors import part, prefixed
-from plop_baseline.memory import EpisodicMemory, check_memory
+from plop_baseline.memory import EpisodicMemory, require_memory
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Replay(Wrapper):
 
     def check(self, config):
         super().check(config)
-        check_memory(self.options.memory, self.options.batch, self.flag)
+        require_memory(self.options.memory, self.options.batch, self.flag)
 
     def objective(self, task, model, teacher, trainer):
         losses = self.base.objective(task, model, teacher, trainer)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from css.config.compare import differences
 from css.config.files import CONFIG_FILE, as_dict, merge, read_config, read_yaml, save_config
 from css.config.settings import ModelConfig, RunConfig, TrainConfig
-from css.run.checks import check_config, resolve
+from css.run.checks import require_config, resolve
 from css.run.presets import from_dict, preset
 from tasks import InputError
 from tasks.datasets.registry import data_root
@@ -25,8 +25,8 @@ def small(method="finetune", train=None, **changes):
 @pytest.mark.parametrize("dataset", ["voc", "shapes"])
 @pytest.mark.parametrize("method", ["finetune", "joint", "plop"])
 def test_presets_can_work(dataset, method):
-    check_config(preset(dataset, method), world=1)
-    check_config(preset(dataset, method), world=2)
+    require_config(preset(dataset, method), world=1)
+    require_config(preset(dataset, method), world=2)
 
 
 @pytest.mark.parametrize(
@@ -54,17 +54,17 @@ def test_presets_can_work(dataset, method):
 def test_training_settings_that_cannot_work(monkeypatch, train, world, says):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     if says is None:
-        check_config(small(train=train), world)
+        require_config(small(train=train), world)
     else:
         with pytest.raises(InputError, match=says):
-            check_config(small(train=train), world)
+            require_config(small(train=train), world)
 
 
 def test_synchronised_batch_norm_on_gpus_takes_one_image_per_process(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    check_config(small(train={"sync_bn": True, "batch": 2}), world=2)
+    require_config(small(train={"sync_bn": True, "batch": 2}), world=2)
     with pytest.raises(InputError, match="one image at a time"):
-        check_config(small(train={"sync_bn": True, "batch": 1}), world=1)
+        require_config(small(train={"sync_bn": True, "batch": 1}), world=1)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_synchronised_batch_norm_on_gpus_takes_one_image_per_process(monkeypatch
 )
 def test_run_settings_that_cannot_work(config, says):
     with pytest.raises(InputError, match=says):
-        check_config(config, 1)
+        require_config(config, 1)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_run_settings_that_cannot_work(config, says):
         ("nothing", "choose from finetune, joint, plop"),
         ("no.such.module:Method", "cannot be imported"),
         ("css.method:Nothing", "cannot be imported"),
-        ("css.method:NoOptions", "is not a subclass"),
+        ("css.method.contract:NoOptions", "is not a subclass"),
     ],
 )
 def test_unknown_method(method, says):

@@ -18,8 +18,7 @@ from css.kinds.segmentation import Segmentation
 from css.losses import kl_divergence
 from css.method.contract import plain_losses
 from css.model.state import snapshot
-from css.nullspace import GradientStatistics, Rule
-from css.nullspace import projectors as projector
+from css.nullspace import GradientStatistics, Rule, projector
 from css.nullspace.layers import rows_of
 from css.s2mf.algorithm import Split2MetaFusion
 from css.s2mf.slow import StatisticsOptions, _label_loss, _logit_loss, _sampled_loss, divide_epochs

@@ -14,8 +14,7 @@ from css.method.contract import Method
 from css.method.wrapper import BaseT, Wrapper
 from css.model.segmenter import Segmenter
 from css.model.state import snapshot
-from css.nullspace import GradientStatistics, Projector, Rule, for_parameters, project_total, project_updates
-from css.nullspace import projectors as projector
+from css.nullspace import GradientStatistics, Projector, Rule, for_parameters, project_total, project_updates, projector
 from css.system.tensors import part, prefixed
 from css.training.trainer import Losses, Trainer
 from tasks import InputError, Task
@@ -84,7 +83,7 @@ class SlowModel(Wrapper):
     def learn_slow(self, task: Task, model: Segmenter, trainer: Trainer, losses: Losses, epochs: int) -> None:
         """Eq. 7: every update is projected, and the total once more at the end; but for the classifiers."""
         start = snapshot(model)
-        self.statistics.check(model)
+        self.statistics.require_fit(model)
         projectors = self._projectors()
         trainer.fit(
             model, task, losses, "slow", epochs=epochs, batch_norm=self.options.batch_norm,

@@ -7,7 +7,7 @@ from statistics import mean, stdev
 from css.report.record import Record
 from css.report.text import percent
 
-Moments = tuple[float, float | None] | None  # mean and standard deviation; None: no number
+MeanStd = tuple[float, float | None] | None  # mean and standard deviation; None: no number
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Line:
     wanted: int  # seeds; 0 for a line that only a paper has
     published: dict[str, tuple[float, ...] | None]  # in %, by source
 
-    def over_seeds(self, value: Callable[[Record], float | None]) -> Moments:
+    def over_seeds(self, value: Callable[[Record], float | None]) -> MeanStd:
         """Mean and sample deviation; None without a run, or where a run has no such number."""
         values = [value(record) for record in self.records]
         if not values or None in values:
@@ -34,11 +34,11 @@ class Line:
             return "-"
         return str(self.wanted) if len(self.records) == self.wanted else f"{len(self.records)}/{self.wanted}"
 
-    def seconds(self) -> Moments:
+    def seconds(self) -> MeanStd:
         return self.over_seeds(Record.later_seconds)
 
 
-def text(moments: Moments) -> str:
+def text(moments: MeanStd) -> str:
     """In %, for a table."""
     if moments is None:
         return "-"
