@@ -11,7 +11,7 @@
 # processes. An interrupted run goes on with the same command.
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+css="$root/css/__main__.py" # as a file, which works beside a css.py or tasks.py of the user's, where -m css does not
 
 has_packages() { # does this python have everything, new enough?
     command -v "$1" >/dev/null && "$1" - "$root/pyproject.toml" <<'PY' 2>/dev/null
@@ -50,12 +50,11 @@ fi
 [ $# -gt 0 ] || { sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 command="$1"; shift
 case "$command" in
-    shapes | voc | cifar100 | tiny-imagenet | shapes-cls) exec "$python" -m css run "$command" "$@" ;;
-    table2) exec "$python" -m css table "$root/recipes/table2.yaml" "$@" ;;
+    table2) exec "$python" "$css" table "$root/recipes/table2.yaml" "$@" ;;
     table1)
         code=0
-        for data in cifar100 tiny; do "$python" -m css table "$root/recipes/table1-$data.yaml" "$@" || code=$?; done
+        for recipe in "$root"/recipes/table1-*.yaml; do "$python" "$css" table "$recipe" "$@" || code=$?; done
         exit "$code" ;;
     test) cd "$root" && exec "$python" -m pytest "$@" ;;
-    *) exec "$python" -m css "$command" "$@" ;;
+    *) exec "$python" "$css" "$command" "$@" ;; # a data set's name, too: css voc 15-1 is css run voc 15-1
 esac

@@ -46,8 +46,8 @@ class Ewc(Method):
         limit = (1 + momentum) / (1 + 2 * momentum) / lr if lr else math.inf  # of SGD with Nesterov momentum
         if not 0 <= self.options.weight < limit:
             raise InputError(
-                f"{self.flag}.weight {self.options.weight:g} of ewc must be at least 0 and below {limit:.4g}, where SGD "
-                f"with --train.later-lr {lr:g} diverges: change one of them."
+                f"{self.flag}.weight {self.options.weight:g} of ewc must be at least 0 and below {limit:.4g}, where "
+                f"SGD with --train.later-lr {lr:g} diverges: change one of them."
             )
 
     def prepare(self, task, model, teacher, trainer):

@@ -35,7 +35,7 @@ class S2mfOptions(SlowOptions[BaseT]):
     """Null space in which the slow model is trained: task-preferred (tpnsp: the paper's, Eq. 5-7), of the features
     (nsp), or none: its updates are not projected. all: every direction is protected, so the slow model is the old one
     (as a task finds it: its background has made room for new classes), and the fast model has all epochs (measured
-    best, docs/results.md)."""
+    best, docs/results/)."""
     fusion: Literal["none", "linear", "meta"] = "meta"
     """How slow and fast model become one: one gate per channel (Eq. 10), one coefficient for all (Eq. 14), or not at
     all: the slow model is trained for all epochs and kept."""
@@ -84,8 +84,8 @@ class Split2MetaFusion(SlowModel):
             divide_epochs(config.epochs(1), options.fast_share, self.flag)
         if self._slow_is_old and options.fusion == "none":
             raise InputError(
-                f"{self.flag}.projector all lets the slow model learn nothing: give {self.flag}.fusion meta or linear, or "
-                "another projector."
+                f"{self.flag}.projector all lets the slow model learn nothing: give {self.flag}.fusion meta or linear, "
+                "or another projector."
             )
 
     def check_tasks(self, config, tasks):
