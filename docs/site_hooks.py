@@ -6,18 +6,20 @@ from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 PAGES = ["CHANGELOG.md", "CONTRIBUTING.md", "REPRODUCTION.md", "recipes/README.md"]
 ROOT = Path(__file__).parent.parent
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Adds the pages from the top."""
     for page in PAGES:
         files.append(File.generated(config, page, content=_for_the_site(page)))
     return files
 
 
-def on_page_markdown(markdown: str, page, config: MkDocsConfig, files: Files) -> str:
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """A link from docs/ to a page at the top leads to its copy in the site."""
     home = posixpath.dirname(page.file.src_uri)
     for top in PAGES:
