@@ -107,8 +107,8 @@ class RunConfig(Generic[OptionsT]):
 
     @property
     def folder(self) -> Path:
-        method = self.method.replace(":", ".")
-        return self.runs / (self.name or f"{self.dataset}-{self.protocol}-{self.setting}-{method}-s{self.seed}")
+        dataset, method = (name.replace(":", ".") for name in (self.dataset, self.method))
+        return self.runs / (self.name or f"{dataset}-{self.protocol}-{self.setting}-{method}-s{self.seed}")
 
     def epochs(self, task: int) -> int:
         return self.train.epochs if task == 0 or self.train.later_epochs is None else self.train.later_epochs
