@@ -3,9 +3,8 @@
     python benchmarks/same_results.py record CHECKOUT OUT.json [--only NAME ...]
     python benchmarks/same_results.py compare BEFORE.json AFTER.json [--only NAME ...]
 
-`record` calls `python -m css` of a checkout, one thread on a CPU, for every name in RUNS: the methods of segmentation
-and of image labels (but gd-wild, which needs a folder of images), Split2MetaFusion with each of its projectors, a table
-of two methods and two seeds in bf16, and a single run whose settings are none of the defaults. It keeps of every run
+`record` calls `python -m css` of a checkout, one thread on a CPU, for everything in tiny_runs.py, about three CPU
+minutes. It keeps of every run
     results  results.json without what LEFT_OUT and config's PLACES name: times, memory, versions, hardware, paths
     log      log.jsonl without LEFT_OUT
     weights  SHA-256, type and shape of every tensor of every safetensors file, and the file's metadata
@@ -29,6 +28,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from tiny_runs import RUNS
 from tqdm import tqdm
 
 LEFT_OUT = {"seconds", "peak_memory_mb", "log_bytes", "versions", "hardware"}  # wherever they are
@@ -38,65 +38,6 @@ SECONDS = {"s", "seconds_mean"}  # titles of columns
 SEPARATORS = {".md": "|", ".csv": ",", ".tex": " & "}
 PARTS = ("results", "log", "weights", "tables", "files")
 SHOWN = 5  # differences per part of a run
-
-SMALL: dict[str, Any] = {
-    "classes": [1, 2, 3],
-    "model": {"encoder": "tu-test_resnet", "encoder_weights": "none"},
-    "train": {"epochs": 1, "later_epochs": 1, "batch": 8, "crop": 64, "workers": 0, "precision": "fp32"},
-}
-QUICK = {
-    "fast_share": 0.5, "statistics": {"batches": 3}, "fuse": {"steps": 4},
-    "dream": {"count": 8, "batch": 4, "steps": 4},
-}  # fmt: skip
-
-
-def _train(**changes: Any) -> dict[str, Any]:
-    return {**SMALL, "train": {**SMALL["train"], **changes}}
-
-
-def _s2mf(projector: str, **options: Any) -> dict[str, Any]:
-    return {"method": "plop+s2mf", "name": f"s2mf-{projector}", "options": {"projector": projector, **options}}
-
-
-# By name: a recipe, or the arguments of one `css run`. In a recipe the first method learns the first task for all.
-RUNS: dict[str, dict[str, Any] | list[str]] = {
-    "methods": {
-        "dataset": "shapes", "protocols": ["1-1"], "seeds": [1], "settings": SMALL,
-        "methods": ["finetune", "plop", "plop+align", "plop+replay", "mib", "ewc", "ilt", "lwf", "lwf-mc", "frozen",
-                    "frozen+align", "joint"],
-    },
-    "s2mf": {
-        "dataset": "shapes", "protocols": ["1-1"], "seeds": [1], "settings": _train(later_epochs=2),
-        "options": {"plop+s2mf": QUICK},
-        "methods": [
-            _s2mf("all"), _s2mf("tpnsp", align=False), _s2mf("none", align=False, layouts="free", current_images=4),
-            _s2mf("nsp", align=False, soft=True, fusion="linear"),
-        ],
-    },
-    "labels": {
-        "dataset": "shapes-cls", "protocols": ["2-split"], "seeds": [1],
-        "settings": {"classes": [1, 2, 3, 4], "train": {
-            "epochs": 1, "later_epochs": 2, "batch": 16, "workers": 0, "precision": "fp32"}},
-        "options": {"finetune+s2mf": {**QUICK, "projector": "tpnsp"}, "lwf+s2mf": QUICK,
-                    "nsp": {"statistics": {"batches": 3}}, "connector": {"statistics": {"batches": 3}},
-                    "gem": {"memory": 20, "batch": 8}, "a-gem": {"memory": 20, "batch": 8}},
-        "methods": ["finetune", "ewc", "lwf", "frozen", "mas", "gem", "a-gem", "nsp", "connector", "finetune+s2mf",
-                    "lwf+s2mf", "joint"],
-    },
-    "table": {
-        "dataset": "shapes", "protocols": ["2-1"], "seeds": [1, 2], "settings": _train(precision="bf16"),
-        "methods": ["finetune", "plop"],
-    },
-    "settings": [
-        "run", "shapes", "1-1", "--name", "settings", "--method", "mib", "--options.kd-weight", "5", "--seed", "3",
-        "--classes", "1", "2", "3", "--order", "3", "1", "2", "--setting", "disjoint", "--future", "ignore",
-        "--void", "background", "--evaluation", "whole", "--model.encoder", "resnet18", "--train.epochs", "1",
-        "--train.later-epochs", "2", "--train.crop", "32", "--train.batch", "16", "--train.accumulate", "2",
-        "--train.bn-group", "4", "--train.optimizer", "adam", "--train.lr", "0.001", "--train.later-lr", "0.0005",
-        "--train.classifier-lr", "0.002", "--train.batch-norm-lr", "0.001", "--train.halve-at", "0.5",
-        "--train.later-batch-norm", "freeze-stats", "--train.precision", "fp32", "--train.workers", "1",
-    ],
-}  # fmt: skip
 
 
 def main() -> int:
@@ -122,11 +63,13 @@ def parse() -> argparse.Namespace:
 
 def record(checkout: Path, out: Path, names: Iterable[str]) -> int:
     """Writes what the runs of a checkout leave; nothing if one of them fails."""
+    if not (checkout / "css").is_dir():
+        raise SystemExit(f"{checkout} holds no css/: name a checkout of the project.")
     environment = plain_environment(checkout)
     code = "import css, plop_baseline, tasks; print(css.__file__, plop_baseline.__file__, tasks.__file__)"
     for path in call(["-c", code], checkout, environment).split():
         if not Path(path).resolve().is_relative_to(checkout):
-            raise SystemExit(f"{path} would be tested instead of {checkout}: that is not a checkout of the project.")
+            raise SystemExit(f"{path} would be tested instead of what is in {checkout}.")
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in (bar := tqdm(list(names), unit="call")):
