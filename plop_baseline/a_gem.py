@@ -32,14 +32,14 @@ class AGem(Method):
     Options = MemoryOptions
     summary = "steps that do not hurt a memory of old images, on average (ICLR 2019); keeps images"
 
-    def __init__(self, options=None):
+    def __init__(self, options=None) -> None:
         super().__init__(options)
         self.memory = EpisodicMemory()
 
-    def check(self, config):
+    def check(self, config) -> None:
         check_memory(self.options.memory, self.options.batch, self.flag)
 
-    def learn(self, task, model, teacher, trainer):
+    def learn(self, task, model, teacher, trainer) -> None:
         def watch(optimizer: torch.optim.Optimizer) -> None:
             optimizer.register_step_pre_hook(lambda *_: self._correct(task, model, trainer))
 
@@ -48,13 +48,13 @@ class AGem(Method):
     def losses(self, task, forward, teacher, images, labels):
         return plain_losses(forward, images, labels)
 
-    def finish(self, task, model, trainer):
+    def finish(self, task, model, trainer) -> None:
         self.memory.add(task, self.options.memory, trainer.config.seed)
 
     def tensors(self):
         return self.memory.tensors()
 
-    def load_tensors(self, tensors):
+    def load_tensors(self, tensors) -> None:
         self.memory = EpisodicMemory.from_tensors(tensors)
 
     def _correct(self, task: Task, model: Segmenter, trainer: Trainer) -> None:

@@ -31,7 +31,7 @@ class Connector(Nsp):
     Options = ConnectorOptions
     summary = "mean of NSP and a model with feature distillation (CVPR 2022)"
 
-    def check(self, config):
+    def check(self, config) -> None:
         super().check(config)
         require_values(self.options, self.flag, {
             "fast_share": (0 < self.options.fast_share < 1, "between 0 and 1"),
@@ -39,7 +39,7 @@ class Connector(Nsp):
         })  # fmt: skip
         divide_epochs(config.epochs(1), self.options.fast_share, self.flag)
 
-    def learn(self, task, model, teacher, trainer):
+    def learn(self, task, model, teacher, trainer) -> None:
         stable_epochs, plastic_epochs = divide_epochs(
             trainer.config.epochs(task.index), self.options.fast_share, self.flag
         )

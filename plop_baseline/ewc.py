@@ -36,11 +36,11 @@ class Ewc(Method):
     Options = EwcOptions
     summary = "penalty on the change of important parameters (PNAS 2017)"
 
-    def __init__(self, options=None):
+    def __init__(self, options=None) -> None:
         super().__init__(options)
         self.importance = Importance()
 
-    def check(self, config):
+    def check(self, config) -> None:
         """The most important parameter of a tensor has importance 1, and the penalty there the curvature 2 * weight."""
         momentum, lr = config.train.momentum, config.train.later_lr
         limit = (1 + momentum) / (1 + 2 * momentum) / lr if lr else math.inf  # of SGD with Nesterov momentum
@@ -50,9 +50,10 @@ class Ewc(Method):
                 f"with --train.later-lr {lr:g} diverges: change one of them."
             )
 
-    def prepare(self, task, model, teacher, trainer):
+    def prepare(self, task, model, teacher, trainer) -> None:
         """Parameters are held where the task starts: at the teacher's, but for the bias of the background, which the
-        balanced initialisation has just moved."""
+        balanced initialisation has just moved.
+        """
         self.held = {name: value.to(trainer.processes.device) for name, value in self.importance.normalised().items()}
         self.new = dict(model.named_parameters())
         self.old = {name: self.new[name].detach().clone() for name in self.held}
@@ -62,7 +63,7 @@ class Ewc(Method):
             "penalty": self.options.weight * penalty(self.new, self.old, self.held)
         }
 
-    def finish(self, task, model, trainer):
+    def finish(self, task, model, trainer) -> None:
         model.eval()  # keeps the running statistics, and makes the images of a batch independent
         for images, labels in importance_batches(task, model, trainer):
             self.importance.update(mean_gradients(model, images, labels, trainer, cross_entropy))
@@ -70,7 +71,7 @@ class Ewc(Method):
     def tensors(self):
         return self.importance.fisher
 
-    def load_tensors(self, tensors):
+    def load_tensors(self, tensors) -> None:
         self.importance = Importance(tensors)
 
 
@@ -81,7 +82,7 @@ class Importance:
     official code of MiB and PLOP, from which the average, its start and the normalisation come.
     """
 
-    def __init__(self, fisher: Mapping[str, Tensor] | None = None):
+    def __init__(self, fisher: Mapping[str, Tensor] | None = None) -> None:
         self.fisher = dict(fisher or {})
 
     def update(self, gradients: Mapping[str, Tensor], alpha: float = ALPHA) -> None:

@@ -14,7 +14,7 @@ class Frozen(Method):
 
     summary = "everything but the new classifier frozen (floor)"
 
-    def learn(self, task, model, teacher, trainer):
+    def learn(self, task, model, teacher, trainer) -> None:
         with torch.no_grad():
             model.classifiers[0].bias.copy_(teacher.classifiers[0].bias)
         model.requires_grad_(False)

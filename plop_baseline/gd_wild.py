@@ -37,14 +37,14 @@ class GdWild(Method):
     Options = GdWildOptions
     summary = "distillation on unlabelled images of a folder (core of ICCV 2019)"
 
-    def check(self, config):
+    def check(self, config) -> None:
         if self.options.images is None:
             raise InputError(f"gd-wild needs unlabelled images: name their folder with {self.flag}.images.")
         if self.options.batch < 1:
             raise InputError(f"{self.flag}.batch {self.options.batch} must be at least 1.")
         wild_images(self.options.images, self.flag)
 
-    def prepare(self, task, model, teacher, trainer):
+    def prepare(self, task, model, teacher, trainer) -> None:
         self.files = wild_images(self.options.images, self.flag)
         self.view = trainer.kind.train_view(trainer.config.train.crop)
 

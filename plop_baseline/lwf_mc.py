@@ -20,7 +20,8 @@ class LwfMcOptions:
 
 class LwfMc(Method):
     """As run for PLOP's tables, which is not the loss of iCaRL: old channels get the hard targets (zeros) *and* the
-    soft ones. The first task is cross-entropy as for every method here, where the official code has the binary one."""
+    soft ones. The first task is cross-entropy as for every method here, where the official code has the binary one.
+    """
 
     Options = LwfMcOptions
     segmentation_only = True

@@ -27,15 +27,15 @@ class Mas(Method):
     Options = MasOptions
     summary = "penalty on the change of parameters the answer depends on (ECCV 2018)"
 
-    def __init__(self, options=None):
+    def __init__(self, options=None) -> None:
         super().__init__(options)
         self.importance: dict[str, Tensor] = {}
 
-    def check(self, config):
+    def check(self, config) -> None:
         if not 0 <= self.options.weight < float("inf"):
             raise InputError(f"{self.flag}.weight {self.options.weight:g} of mas must be a number of at least 0.")
 
-    def prepare(self, task, model, teacher, trainer):
+    def prepare(self, task, model, teacher, trainer) -> None:
         largest = max(value.max().item() for value in self.importance.values()) or 1.0  # all 0: nothing is held
         self.held = {name: value.to(trainer.processes.device) / largest for name, value in self.importance.items()}
         self.new = dict(model.named_parameters())
@@ -46,7 +46,7 @@ class Mas(Method):
             "penalty": self.options.weight * penalty(self.new, self.old, self.held)
         }
 
-    def finish(self, task, model, trainer):
+    def finish(self, task, model, trainer) -> None:
         model.eval()  # keeps the running statistics, and makes the images of a batch independent
         for images, labels in importance_batches(task, model, trainer):
             for name, gradient in mean_gradients(model, images, labels, trainer, squared_norm).items():
@@ -56,7 +56,7 @@ class Mas(Method):
     def tensors(self):
         return self.importance
 
-    def load_tensors(self, tensors):
+    def load_tensors(self, tensors) -> None:
         self.importance = dict(tensors)
 
 

@@ -22,7 +22,8 @@ class EpisodicMemory:
 
     def draw(self, task: Task, of: int | None, count: int, trainer: Trainer) -> tuple[Tensor, Tensor]:
         """`count` kept images of an earlier task (None: of all), as they are seen in training: uint8 images, and labels
-        as channels on the device. Uses torch's random numbers, which a restart draws again."""
+        as channels on the device. Uses torch's random numbers, which a restart draws again.
+        """
         kept = (torch.cat(self.indices) if of is None else self.indices[of]).numpy()
         view = trainer.kind.train_view(trainer.config.train.crop)
         images = TaskImages(task.source, "train", kept, task.test_lut, view)

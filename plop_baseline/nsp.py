@@ -28,5 +28,5 @@ class Nsp(SlowModel):
     Options = NspOptions
     summary = "updates in the null space of the old features (Adam-NSCL, CVPR 2021)"
 
-    def __init__(self, options: Any = None):
+    def __init__(self, options: Any = None) -> None:
         super().__init__(self.Options() if options is None else options, Finetune())

@@ -35,14 +35,14 @@ class Plop(Method):
     segmentation_only = True
     summary = "local POD distillation and entropy pseudo-labels (CVPR 2021)"
 
-    def check(self, config):
+    def check(self, config) -> None:
         if config.train.crop // STRIDE < max(SCALES):
             raise InputError(
                 f"--train.crop {config.train.crop} is too small for plop: local POD divides the last map into "
                 f"{max(SCALES)} x {max(SCALES)} regions, so it needs at least {max(SCALES) * STRIDE} pixels."
             )
 
-    def prepare(self, task, model, teacher, trainer):
+    def prepare(self, task, model, teacher, trainer) -> None:
         """One pass of the teacher over the training images gives the entropy threshold of every old class."""
 
         def measure() -> dict[str, torch.Tensor]:

@@ -33,7 +33,7 @@ class EntropyHistogram:
     `counts` is int64 (num_seen, bins): the counts of several processes may be summed (all_reduce) before `thresholds`.
     """
 
-    def __init__(self, num_old: int, num_seen: int, mode: str = "official", device: torch.device | str = "cpu"):
+    def __init__(self, num_old: int, num_seen: int, mode: str = "official", device: torch.device | str = "cpu") -> None:
         if mode not in ("official", "median"):
             raise InputError(f"Unknown threshold mode {mode!r}: choose official or median.")
         largest = 1 / (num_old * math.log(num_seen))

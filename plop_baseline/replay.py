@@ -31,11 +31,11 @@ class Replay(Wrapper):
     Options = ReplayOptions
     summary = "learns kept images of earlier tasks along with every new one; keeps images"
 
-    def __init__(self, options: Any, base: Method):
+    def __init__(self, options: Any, base: Method) -> None:
         super().__init__(options, base)
         self.memory = EpisodicMemory()
 
-    def check(self, config):
+    def check(self, config) -> None:
         super().check(config)
         check_memory(self.options.memory, self.options.batch, self.flag)
 
@@ -49,13 +49,13 @@ class Replay(Wrapper):
 
         return with_kept_images
 
-    def finish(self, task, model, trainer):
+    def finish(self, task, model, trainer) -> None:
         super().finish(task, model, trainer)
         self.memory.add(task, self.options.memory, trainer.config.seed)
 
     def tensors(self):
         return super().tensors() | prefixed(kept=self.memory.tensors())
 
-    def load_tensors(self, tensors):
+    def load_tensors(self, tensors) -> None:
         super().load_tensors(tensors)
         self.memory = EpisodicMemory.from_tensors(part(tensors, "kept"))

@@ -57,7 +57,8 @@ class Stream:
             order: Sequence[str | int] | None = None, split: Callable[..., list[list[int]]] = split_classes,
             **policies: str) -> "Stream":  # fmt: skip
         """`classes` chooses a subset (kept in id order), `order` the order of learning; names or raw ids. `split` makes
-        the groups: `split_classes`, or `split_evenly` where images have labels."""
+        the groups: `split_classes`, or `split_evenly` where images have labels.
+        """
         chosen = (
             sorted(_class_ids(source, classes, "--classes")) if classes else list(range(1, len(source.class_names)))
         )

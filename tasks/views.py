@@ -22,7 +22,7 @@ _RESAMPLING = {
 class RandomCrop:
     """Training view: RandomResizedCrop(crop, scale 0.5-1, ratio 3/4-4/3) and horizontal flip, as PLOP trains on VOC."""
 
-    def __init__(self, crop: int):
+    def __init__(self, crop: int) -> None:
         self._compose = A.Compose(
             [
                 A.RandomResizedCrop((crop, crop), scale=(0.5, 1.0), ratio=(3 / 4, 4 / 3), **_RESAMPLING),
@@ -39,7 +39,7 @@ class RandomCrop:
 class CentreCrop:
     """Test view of the published numbers: Resize(short side = crop), CenterCrop(crop). Also resizes the mask."""
 
-    def __init__(self, crop: int):
+    def __init__(self, crop: int) -> None:
         self._compose = A.Compose([A.SmallestMaxSize(crop, **_RESAMPLING), A.CenterCrop(crop, crop)])
 
     def __call__(self, image, mask, seed=0):
@@ -62,7 +62,7 @@ class PaddedCrop:
     As in Adam-NSCL. Images of another size than the crop are resized to it first, and masks (one pixel) stay.
     """
 
-    def __init__(self, crop: int):
+    def __init__(self, crop: int) -> None:
         self._compose = A.Compose(
             [A.Resize(crop, crop, cv2.INTER_AREA), A.Pad(4), A.RandomCrop(crop, crop), A.HorizontalFlip()]
         )
@@ -75,7 +75,7 @@ class PaddedCrop:
 class Resized:
     """Test view of small images with a label: the whole image, resized to the crop if it has another size."""
 
-    def __init__(self, crop: int):
+    def __init__(self, crop: int) -> None:
         self._compose = A.Compose([A.Resize(crop, crop, cv2.INTER_AREA)])
 
     def __call__(self, image, mask, seed=0):

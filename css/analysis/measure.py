@@ -22,7 +22,8 @@ Batches = list[tuple[Tensor, Tensor]]  # normalised images, labels as channels
 
 class Split(NamedTuple):
     """The models of one task as states of one network. `old`: the model before the task, which never answers with a new
-    class; `new_classifier`: prefix of what it has not; `num_old`: channels it has."""
+    class; `new_classifier`: prefix of what it has not; `num_old`: channels it has.
+    """
 
     model: Segmenter
     old: State
@@ -48,7 +49,8 @@ def make_split(model: Segmenter, old: State, slow: State, fast: State, fused: St
 @torch.no_grad()
 def measure(split: Split, state: State, batches: Batches) -> dict[str, float | None]:
     """Mean cross-entropy over pixels of `old` classes (background and all before this task) and of `new` ones, and mean
-    IoU of both and of all; None where there is no such pixel."""
+    IoU of both and of all; None where there is no such pixel.
+    """
     sums, counts = torch.zeros(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
     confusion = ConfusionMatrix(len(split.model.classes))
     load_state(split.model, state)
@@ -108,7 +110,8 @@ def gate_shares(gates: State, model: nn.Module) -> list[dict[str, Any]]:
 
 def recognised(seen: Tensor, queries: Tensor, classes: Iterable[int]) -> dict:
     """How much of each dreamt class a network sees: share of the query's pixels per channel, of all together, and by
-    `chance` = always the most frequent one. `seen`: its answers, channels (N, H, W); 255 in a query is not counted."""
+    `chance` = always the most frequent one. `seen`: its answers, channels (N, H, W); 255 in a query is not counted.
+    """
     counted = queries != VOID
     hits = seen == queries
     of_class = {}

@@ -48,7 +48,8 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit code: 0 done, 2 wrong usage or input, 1 interrupted or a cell
-    of a table failed. Other errors are raised."""
+    of a table failed. Other errors are raised.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return _dispatch(arguments)

@@ -76,7 +76,7 @@ class Dreamer:
     Its `pixel_mean` and `pixel_std`, if it has them, bound the images to what a photograph can hold.
     """
 
-    def __init__(self, model: nn.Module, options: DreamOptions = DreamOptions(), seed: int = 0):
+    def __init__(self, model: nn.Module, options: DreamOptions = DreamOptions(), seed: int = 0) -> None:
         self.model, self.options, self.seed = model, options, seed
         mean, std = (getattr(model, name, None) for name in ("pixel_mean", "pixel_std"))
         self.low, self.high = UNKNOWN_RANGE if mean is None else ((0 - mean) / std, (1 - mean) / std)

@@ -25,7 +25,7 @@ class LayoutStatistics:
     share of the map; `places[a]`: pixels per cell of a coarse grid, each map counted as 1. Channels, not raw ids.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.company = torch.zeros(0, 0, dtype=torch.float64)
         self.areas = torch.zeros(0, AREAS, dtype=torch.float64)
         self.places = torch.zeros(0, GRID, GRID, dtype=torch.float64)

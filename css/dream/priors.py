@@ -70,7 +70,7 @@ class BatchNormMatch:
     statistics of little meaning and counts in proportion.
     """
 
-    def __init__(self, model: nn.Module, variance: bool):
+    def __init__(self, model: nn.Module, variance: bool) -> None:
         self.layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
         self.variance, self._terms = variance, []
 

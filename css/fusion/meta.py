@@ -70,7 +70,7 @@ class MetaFusion:
 
     def __init__(self, model: nn.Module, slow: State, fast: State, teacher: nn.Module, num_old: int,
                  options: FusionOptions = FusionOptions(), seed: int = 0, keep_fast: Sequence[str] = (),
-                 old_kl: Callable[[Tensor, Tensor, int], Tensor] | None = None):  # fmt: skip
+                 old_kl: Callable[[Tensor, Tensor, int], Tensor] | None = None) -> None:  # fmt: skip
         self.model, self.slow, self.fast, self.teacher = model, slow, fast, teacher
         self.num_old, self.options, self.seed, self.keep_fast = num_old, options, seed, tuple(keep_fast)
         self.old_kl = old_kl or background_kl

@@ -44,7 +44,7 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> None:
 class _Moments:
     """Mean and squared deviation per channel of all values so far, in float64 (Chan's parallel update)."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.count, self.mean, self.deviation = 0, 0.0, 0.0
 
     def update(self, x: Tensor) -> None:

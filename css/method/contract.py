@@ -30,7 +30,7 @@ class Method:
 
     flag: str = "--options"  # what the options stand below on the command line: --options.base within a wrapper
 
-    def __init__(self, options: Any = None):
+    def __init__(self, options: Any = None) -> None:
         self.options = self.Options() if options is None else options
 
     def check(self, config: RunConfig) -> None:
@@ -80,4 +80,5 @@ class Method:
 
 
 def plain_losses(forward: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Cross-entropy alone, as "ce": images (B, 3, H, W) normalised, labels (B, H, W) channels or 255."""
     return {"ce": cross_entropy(forward(images).logits, labels)}

@@ -15,7 +15,7 @@ class Gram:
 
     delta = missing = 0.0  # an exact matrix underestimates nothing
 
-    def __init__(self, matrix: Tensor):
+    def __init__(self, matrix: Tensor) -> None:
         self.matrix = matrix
 
     @classmethod
@@ -61,7 +61,7 @@ class Sketch:
     decomposition of the full buffer, most of the work, is rarely needed then.
     """
 
-    def __init__(self, rows: Tensor, size: int, delta: float = 0.0, missing: float = 0.0):
+    def __init__(self, rows: Tensor, size: int, delta: float = 0.0, missing: float = 0.0) -> None:
         self.size, self.delta, self.missing = size, delta, missing
         self._parts = [rows]
 

@@ -27,7 +27,7 @@ class GradientStatistics:
     padding, dilation and groups. With G = X (`collect_features`) it is the null space of the features (Adam-NSCL).
     """
 
-    def __init__(self, exact_up_to: int = EXACT_UP_TO, sketch_rows: int = SKETCH_ROWS):
+    def __init__(self, exact_up_to: int = EXACT_UP_TO, sketch_rows: int = SKETCH_ROWS) -> None:
         self.exact_up_to, self.sketch_rows = exact_up_to, sketch_rows
         self.grams: dict[str, list[Gram | Sketch]] = {}  # one for each group of a grouped convolution
         self.counts: dict[str, int] = {}  # how many G were added
@@ -68,7 +68,8 @@ class GradientStatistics:
 
     def add(self, other: "GradientStatistics", normalise: bool = True) -> None:
         """Adds those of a further task. `normalise`: each M is divided by its trace first, because the scale of the
-        gradients differs between tasks."""
+        gradients differs between tasks.
+        """
         for name, grams in other.grams.items():
             trace = sum(gram.trace() for gram in grams)
             scale = 1 / trace if normalise and trace > 0 else 1.0

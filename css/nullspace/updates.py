@@ -39,7 +39,7 @@ class project_updates:
     step to step. A layer without gradient in a step is left alone. `remove()` ends it.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, projected: Iterable[Projected]):
+    def __init__(self, optimizer: torch.optim.Optimizer, projected: Iterable[Projected]) -> None:
         self._layers = [_Layer(*of_layer) for of_layer in projected]
         self._hooks = [
             optimizer.register_step_pre_hook(self._before_step),
@@ -88,7 +88,7 @@ class _Layer:
     The basis is brought into that order once, so that a step copies nothing.
     """
 
-    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None, projector: Projector):
+    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None, projector: Projector) -> None:
         self.weight, self.bias = weight, bias
         self.holds_free, self.damping = projector.holds_free, projector.damping
         self.channels_last = weight.dim() == 4 and not weight.is_contiguous()  # if it is neither, views of it fail

@@ -109,7 +109,9 @@ class Pool:
     With GPUs, job k has GPU k (modulo their number) to itself.
     """
 
-    def __init__(self, todo: Sequence[Cell], cells: Sequence[Cell], jobs: int, command: Callable[[Cell], list[str]]):
+    def __init__(
+        self, todo: Sequence[Cell], cells: Sequence[Cell], jobs: int, command: Callable[[Cell], list[str]]
+    ) -> None:
         self.waiting, self.cells, self.jobs, self.command = list(todo), cells, jobs, command
         self.running: dict[int, tuple[Cell, subprocess.Popen]] = {}  # by number of the job
         self.failures: Failures = {}

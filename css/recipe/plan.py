@@ -18,7 +18,8 @@ _STRICT = {"extra": "forbid", "coerce_numbers_to_str": True}
 @dataclass(config=_STRICT)
 class Row:
     """A method with its options. An ablation is a row of its own name; an option that depends on the protocol is
-    several rows of one name with protocols of their own."""
+    several rows of one name with protocols of their own.
+    """
 
     method: str
     name: str = ""  # default: the method

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 def accuracies(task: "Task", confusion: "ConfusionMatrix", groups: list[list[int]]) -> dict:
     """Numbers of one task: `accuracy` of every task of the protocol (`groups`) that is learnt, over its test images;
-    `class_accuracy` in the order of the channels. The confusion matrix holds answers within the task of the image."""
+    `class_accuracy` in the order of the channels. The confusion matrix holds answers within the task of the image.
+    """
     channel = {class_id: place for place, class_id in enumerate(task.seen_classes)}
     matrix = confusion.matrix
     learnt = [[channel[c] for c in group] for group in groups if set(group) <= channel.keys()]

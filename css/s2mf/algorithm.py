@@ -62,13 +62,13 @@ class Split2MetaFusion(SlowModel):
     Options = S2mfOptions
     summary = "old and new model fused channel by channel, on dreams (arXiv 2312.07082)"
 
-    def __init__(self, options: Any, base: Method):
+    def __init__(self, options: Any, base: Method) -> None:
         super().__init__(options, base)
         self.layouts = LayoutStatistics()
         self.alignment = Alignment()
         self.record: dict[str, Tensor] = {}  # of the task that is being learnt, for FILE
 
-    def check(self, config):
+    def check(self, config) -> None:
         super().check(config)
         options = self.options
         require_values(options, self.flag, {
@@ -88,7 +88,7 @@ class Split2MetaFusion(SlowModel):
                 "another projector."
             )
 
-    def check_tasks(self, config, tasks):
+    def check_tasks(self, config, tasks) -> None:
         super().check_tasks(config, tasks)
         kind = kind_of(config.dataset)
         for task in tasks:
@@ -96,7 +96,7 @@ class Split2MetaFusion(SlowModel):
                 for channels in _dreamt(task, kind):
                     kind.require_room(self.options.dream.count, channels)
 
-    def learn(self, task, model, teacher, trainer):
+    def learn(self, task, model, teacher, trainer) -> None:
         if self.options.fusion == "none":
             super().learn(task, model, teacher, trainer)
         else:
@@ -172,7 +172,7 @@ class Split2MetaFusion(SlowModel):
             state = snapshot(model)
         return prefixed(state=state) | found
 
-    def finish(self, task, model, trainer):
+    def finish(self, task, model, trainer) -> None:
         """The statistics of this task join those of the earlier ones; taken on the fused model."""
         super().finish(task, model, trainer)
         if self._aligns(trainer):
@@ -191,12 +191,12 @@ class Split2MetaFusion(SlowModel):
     def tensors(self):
         return super().tensors() | prefixed(layouts=self.layouts.tensors(), alignment=self.alignment.tensors())
 
-    def load_tensors(self, tensors):
+    def load_tensors(self, tensors) -> None:
         super().load_tensors(tensors)
         self.layouts = LayoutStatistics.from_tensors(part(tensors, "layouts"))
         self.alignment.load_tensors(part(tensors, "alignment"))
 
-    def store(self, home, task, model):
+    def store(self, home, task, model) -> None:
         super().store(home, task, model)
         if self.record:
             save_tensors(home / MODELS_FILE, self.record)

@@ -27,7 +27,7 @@ class Aligned(Wrapper):
     segmentation_only = True
     losses_alone = False
 
-    def __init__(self, options: Any, base: Method):
+    def __init__(self, options: Any, base: Method) -> None:
         super().__init__(options, base)
         self.alignment = Alignment()
 
@@ -39,17 +39,17 @@ class Aligned(Wrapper):
                 "+align goes around a base method, as in plop+align or frozen+align; BASE+s2mf aligns by itself."
             )
 
-    def learn(self, task, model, teacher, trainer):
+    def learn(self, task, model, teacher, trainer) -> None:
         self.base.learn(task, model, teacher, trainer)
         self.alignment.align(task, model, teacher, trainer)
 
-    def finish(self, task, model, trainer):
+    def finish(self, task, model, trainer) -> None:
         super().finish(task, model, trainer)
         self.alignment.finish(task, model, trainer)
 
     def tensors(self):
         return super().tensors() | prefixed(alignment=self.alignment.tensors())
 
-    def load_tensors(self, tensors):
+    def load_tensors(self, tensors) -> None:
         super().load_tensors(tensors)
         self.alignment.load_tensors(part(tensors, "alignment"))

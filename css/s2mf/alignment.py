@@ -41,7 +41,7 @@ class Seen(NamedTuple):
 class Alignment:
     """Aligns the classifiers at the end of every later task, and keeps the moments of the features of all classes."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.moments = FeatureMoments()
 
     def align(self, task: Task, model: Segmenter, teacher: Segmenter, trainer: Trainer) -> None:

@@ -73,11 +73,11 @@ class SlowModel(Wrapper):
     suffix = "nsp"
     Options = SlowOptions
 
-    def __init__(self, options: Any, base: Method):
+    def __init__(self, options: Any, base: Method) -> None:
         super().__init__(options, base)
         self.statistics = GradientStatistics()  # of all tasks so far
 
-    def learn(self, task, model, teacher, trainer):
+    def learn(self, task, model, teacher, trainer) -> None:
         losses = self.base.objective(task, model, teacher, trainer)
         self.learn_slow(task, model, trainer, losses, trainer.config.epochs(task.index))
 
@@ -94,7 +94,8 @@ class SlowModel(Wrapper):
 
     def _projectors(self) -> dict[str, Projector]:
         """By layer of the body and the decoder. Classifiers stay free: what is background changes with every task, and
-        its row, whose bias a new classifier has lowered (Segmenter.grow), must be able to follow."""
+        its row, whose bias a new classifier has lowered (Segmenter.grow), must be able to follow.
+        """
         if not self._projects:
             return {}
         found = projector(self.statistics, self.options.rule, self.options.soft)
@@ -105,7 +106,7 @@ class SlowModel(Wrapper):
         """Does the slow model need the statistics of earlier tasks?"""
         return self.options.projector in ("nsp", "tpnsp")
 
-    def finish(self, task, model, trainer):
+    def finish(self, task, model, trainer) -> None:
         """The statistics of this task join those of the earlier ones."""
         super().finish(task, model, trainer)
         if self._projects:
@@ -130,14 +131,15 @@ class SlowModel(Wrapper):
     def tensors(self):
         return super().tensors() | prefixed(gradients=self.statistics.tensors())
 
-    def load_tensors(self, tensors):
+    def load_tensors(self, tensors) -> None:
         super().load_tensors(tensors)
         self.statistics = GradientStatistics.from_tensors(part(tensors, "gradients"))
 
 
 def _label_loss(model: Segmenter, images: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy to the labels. Where they say background but the model sees an old class, they do not know better:
-    an earlier class is background in the labels of a later task (PLOP), so the model's own prediction is taken."""
+    an earlier class is background in the labels of a later task (PLOP), so the model's own prediction is taken.
+    """
     logits = upsample(model(images).logits, labels)
     own = logits.argmax(1).to(labels.dtype)
     first_new = sum(classifier.out_channels for classifier in model.classifiers[:-1])
@@ -147,7 +149,8 @@ def _label_loss(model: Segmenter, images: Tensor, labels: Tensor) -> Tensor:
 
 def _sampled_loss(model: Segmenter, images: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy to labels drawn from the prediction (Gumbel-max), of which the squared gradient is the Fisher
-    information."""
+    information.
+    """
     logits = upsample(model(images).logits, labels)
     noise = -torch.empty_like(logits).exponential_().log()
     return cross_entropy(logits, (logits.detach() + noise).argmax(1))

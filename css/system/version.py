@@ -12,7 +12,7 @@ def version() -> str:
 
 
 def commit() -> str | None:
-    """The short commit of the checkout that the toolkit runs from, with "+" if files differ; None where there is none."""
+    """Short commit of the checkout that the toolkit runs from, with "+" if files differ; None where there is none."""
     root = Path(css.__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return None

@@ -27,7 +27,7 @@ class AccuracyColumns(Columns):
     def preset(self, dataset):
         return dataset
 
-    def tasks(self, lines):
+    def tasks(self, lines) -> str:
         """The mean over the tasks so far, after every task, and every task's accuracy in the end."""
         count = max(len(record.protocol_groups) for line in lines for record in line.records)
         header = ["", "seeds", *map(str, range(count))]
@@ -51,6 +51,6 @@ class AccuracyColumns(Columns):
         ]
         return markdown(["class", *(f"{line.label} ({line.seeds})" for line in lines)], rows)
 
-    def draw(self, folder, protocol, lines):
+    def draw(self, folder, protocol, lines) -> None:
         curves = {line.label: np.array([record.means() for record in line.records]) for line in lines}
         draw_accuracies(folder / f"curves-{protocol}.png", f"{protocol}: mean accuracy of the tasks so far", curves)

@@ -29,7 +29,7 @@ class IouColumns(Columns):
         "0.01, then 0.001, overlap."
     )
 
-    def preset(self, dataset):
+    def preset(self, dataset) -> str:
         return "voc"
 
     def tasks(self, lines: list[Line]) -> str:

@@ -27,7 +27,7 @@ class Cifar100(ImageLabels):
 
     name = "cifar100"
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path) -> None:
         folder = _locate(Path(root))
         class_names = (folder / NAMES).read_text().split()
         records = {split: _read(folder / file, COUNTS[split], len(class_names)) for split, file in FILES.items()}

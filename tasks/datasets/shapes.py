@@ -92,7 +92,7 @@ class Shapes:
 
     name = "shapes"
 
-    def __init__(self, size: int = 96, train_images: int = 1200, test_images: int = 200, seed: int = 0):
+    def __init__(self, size: int = 96, train_images: int = 1200, test_images: int = 200, seed: int = 0) -> None:
         if not MIN_SIZE <= size <= MAX_SIZE:
             raise InputError(f"shapes: the image size is {size}; choose one from {MIN_SIZE} to {MAX_SIZE} pixels.")
         for split, count in zip(SPLITS, (train_images, test_images), strict=True):
