@@ -11,6 +11,8 @@ from plop_baseline.finetune import Finetune
 
 @dataclass(frozen=True)
 class NspOptions(SlowOptions[NoOptions]):
+    """Those of `css.s2mf.slow.SlowOptions`, with the defaults of Adam-NSCL."""
+
     projector: Projection = "nsp"
     batch_norm: BatchNormMode | None = "freeze-stats"
     rule: Rule = field(default_factory=lambda: Rule("energy", 0.01))

@@ -41,6 +41,7 @@ class FeatureMoments:
         return self.sums[:, -1, -1]
 
     def gaussians(self) -> "Gaussians":
+        """One Gaussian per channel, with the mean and the covariance of its features."""
         number = self.counts.clamp(min=1)[:, None, None]
         mean, square = self.sums[:, -1:, :-1] / number, self.sums[:, :-1, :-1] / number
         values, vectors = torch.linalg.eigh(square - mean.mT @ mean)
