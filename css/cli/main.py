@@ -47,14 +47,15 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit code: 0 done, 2 wrong usage or input, 1 interrupted or a cell
-    of a table failed. Other errors are raised.
+    """Runs a command; other errors than wrong usage, wrong input and interrupts are raised.
+
+    Returns the exit code: 0 done, 2 wrong usage or input, 1 interrupted or a cell of a table failed.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return _dispatch(arguments)
     except InputError as error:
-        if int(os.environ.get("RANK", 0)):
+        if int(os.environ.get("RANK", "0")):
             time.sleep(3)  # the first process, if it met the same error, says so and ends this one meanwhile
         print(f"css: {sentence(error)}", file=sys.stderr, flush=True)
         if _in_group():

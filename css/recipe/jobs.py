@@ -117,6 +117,7 @@ class Pool:
         self.failures: Failures = {}
 
     def run(self) -> Failures:
+        """Runs all cells; returns the ones that failed."""
         try:
             with tqdm(total=len(self.waiting), unit="cell") as bar:
                 while self.waiting or self.running:
@@ -148,7 +149,8 @@ class Pool:
             return subprocess.Popen(
                 [sys.executable, PROGRAM, *self.command(cell)],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-                env=os.environ | _environment(job, self.jobs), preexec_fn=die_with_parent,
+                env=os.environ | _environment(job, self.jobs),
+                preexec_fn=die_with_parent,  # noqa: PLW1509  # one system call, which takes no lock
             )  # fmt: skip
 
     def _collect(self) -> int:
