@@ -16,8 +16,7 @@ from nullspace import HALF, Batch, noise, timed
 from css.config.settings import TrainConfig
 from css.losses import cross_entropy, upsample
 from css.model.segmenter import Segmenter
-from css.nullspace import GradientStatistics, for_parameters, project_updates
-from css.nullspace import projectors as projector
+from css.nullspace import GradientStatistics, for_parameters, project_updates, projector
 from css.system.peak_memory import peak_mb, reset_peak
 from css.training.optimizer import make_optimizer
 from plop_baseline.pod import pod_loss

@@ -12,7 +12,7 @@ from css.losses import cross_entropy
 from css.method.contract import Method, plain_losses
 from css.model.segmenter import Segmenter
 from css.training.trainer import Trainer
-from plop_baseline.memory import EpisodicMemory, check_memory
+from plop_baseline.memory import EpisodicMemory, require_memory
 from tasks import Task
 
 
@@ -42,7 +42,7 @@ class AGem(Method):
 
     def check(self, config: RunConfig) -> None:
         """Raises InputError for an empty memory, or fewer than two kept images in a step."""
-        check_memory(self.options.memory, self.options.batch, self.flag)
+        require_memory(self.options.memory, self.options.batch, self.flag)
 
     def learn(self, task: Task, model: Segmenter, teacher: Segmenter, trainer: Trainer) -> None:
         """Fits the cross-entropy; before every step of the optimiser the gradient is corrected."""

@@ -46,7 +46,7 @@ class EpisodicMemory:
         return memory
 
 
-def check_memory(memory: int, batch: int, flag: str) -> None:
+def require_memory(memory: int, batch: int, flag: str) -> None:
     """Raises InputError for a memory of nothing, or of too few images at a time for BatchNorm's statistics."""
     if memory < 1:
         raise InputError(f"{flag}.memory {memory} must be at least 1.")

@@ -15,7 +15,7 @@ from css.method.wrapper import BaseT, Wrapper
 from css.model.segmenter import Segmenter
 from css.system.tensors import part, prefixed
 from css.training.trainer import Losses, Trainer
-from plop_baseline.memory import EpisodicMemory, check_memory
+from plop_baseline.memory import EpisodicMemory, require_memory
 from tasks import Task
 
 
@@ -45,7 +45,7 @@ class Replay(Wrapper):
     def check(self, config: RunConfig) -> None:
         """Raises InputError for an empty memory, or fewer than two kept images in a step."""
         super().check(config)
-        check_memory(self.options.memory, self.options.batch, self.flag)
+        require_memory(self.options.memory, self.options.batch, self.flag)
 
     def objective(self, task: Task, model: Segmenter, teacher: Segmenter, trainer: Trainer) -> Losses:
         """The base's losses, and the cross-entropy of kept images ("replay")."""

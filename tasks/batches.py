@@ -14,7 +14,7 @@ class Transform(Protocol):
     """A view of an image and its mask: `tasks.views` has them."""
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Image uint8 (H, W, 3) and mask uint8 (H, W) as the network sees them; whatever is random depends on `seed`."""
+        """Image uint8 (H, W, 3) and mask uint8 (H, W) as the network sees them; `seed` decides all that is random."""
 
 
 class TaskImages(Dataset):

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from css.analysis.measure import Batches, Split, measure
+from css.analysis.measure import Batches, Models, measure
 from css.model.state import State
 
-GRID = 9  # points of the landscape in each direction
+POINTS = 9  # points of the landscape in each direction
 MARGIN = 0.3  # of the landscape's sides around its models
 
 
@@ -67,27 +67,27 @@ def _unit(direction: State, scale: float) -> State:
     return {name: value / length for name, value in direction.items()}
 
 
-def landscape(split: Split, batches: Batches) -> dict[str, Any]:
+def landscape(models: Models, batches: Batches) -> dict[str, Any]:
     """Old and new loss on the plane through old, slow and fast model (Fig. 5), or through old, fast and fused one where
     the slow model is the old one; None if that is a line, too. BatchNorm's statistics move with all else.
     """
     names = ["old", "slow", "fast", "fused"]
     try:
-        plane = plane_through(split.old, split.slow, split.fast, split.new_classifier)
+        plane = plane_through(models.old, models.slow, models.fast, models.new_classifier)
     except ValueError:
         try:
-            plane = plane_through(split.old, split.fast, split.fused, split.new_classifier)
+            plane = plane_through(models.old, models.fast, models.fused, models.new_classifier)
         except ValueError:
             return {"points": None}
-    points = {name: plane.coordinates(getattr(split, name)) for name in names}
+    points = {name: plane.coordinates(getattr(models, name)) for name in names}
     axes = []
     for axis in (0, 1):
         values = [point[axis] for point in points.values()]
         edge = MARGIN * (max(values) - min(values))
-        axes.append(torch.linspace(min(values) - edge, max(values) + edge, GRID).tolist())
+        axes.append(torch.linspace(min(values) - edge, max(values) + edge, POINTS).tolist())
     losses = {"old": [], "new": []}
     for y in tqdm(axes[1], desc="landscape", unit="row", leave=False):
-        row = [measure(split, plane.at(x, y, split.fast), batches) for x in axes[0]]
+        row = [measure(models, plane.at(x, y, models.fast), batches) for x in axes[0]]
         for group in losses:
             losses[group].append([point[f"{group}_loss"] for point in row])
     return {"points": points, "x": axes[0], "y": axes[1], "losses": losses}

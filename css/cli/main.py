@@ -52,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns the exit code: 0 done, 2 wrong usage or input, 1 interrupted or a cell of a table failed.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # methods and data sets of the user's own
     try:
         return _dispatch(arguments)
     except InputError as error:

@@ -9,6 +9,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from css.config.settings import RunConfig
 from css.system.files import write_text
+from css.system.version import require_no_newer, version
 from tasks import InputError
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 ConfigT = TypeVar("ConfigT", bound="DataclassInstance")
 CONFIG_FILE = "config.yaml"  # in every run folder
+VERSION = "version"  # of the toolkit that made the run folder, beside the settings
 FINGERPRINT = "data_fingerprint"  # kept beside the settings, so that a run is never resumed with other data
 
 
@@ -58,13 +60,15 @@ def merge(config: ConfigT, changes: dict[str, Any], origin: str) -> ConfigT:
 
 def save_config(config: RunConfig, fingerprint: str) -> None:
     """Writes config.yaml of a run, with the fingerprint of its data."""
-    values = as_dict(config) | {FINGERPRINT: fingerprint}
+    values = as_dict(config) | {FINGERPRINT: fingerprint, VERSION: version()}
     write_text(config.folder / CONFIG_FILE, yaml.safe_dump(values, sort_keys=False))
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The configuration a run folder was made with, as plain values."""
-    return read_yaml(folder / CONFIG_FILE)
+    """The configuration a run folder was made with, as plain values. Raises InputError for a newer version's."""
+    values = read_yaml(folder / CONFIG_FILE)
+    require_no_newer(folder, values.pop(VERSION, ""))
+    return values
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

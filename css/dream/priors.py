@@ -18,11 +18,11 @@ def deviation(x: Tensor, running_mean: Tensor, running_var: Tensor) -> tuple[Ten
     Split2MetaFusion writes (l_i(X) - mu_i)^2; taken for each value by itself this would be the variance of x plus the
     squared difference of the means, and drive x to a constant.
     """
-    mean, variance = _Moments.apply(x)
+    mean, variance = _BatchMoments.apply(x)
     return (mean - running_mean).norm(), (variance - running_var).norm()
 
 
-class _Moments(torch.autograd.Function):
+class _BatchMoments(torch.autograd.Function):
     """Mean and biased variance per channel of x (N, C, ...), in float32 or x's own float64.
 
     By BatchNorm's own kernel: PyTorch's `var` over the dimensions of a channels-last map, and what autograd keeps for

@@ -21,7 +21,7 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> None:
     All else stays as it is; without a batch, everything.
     """
     layers = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
-    moments = {layer: _Moments() for layer in layers}
+    moments = {layer: _RunningMoments() for layer in layers}
 
     def measure(layer: _BatchNorm, inputs: tuple[Tensor]) -> None:
         assert layer.running_mean is not None and layer.running_var is not None
@@ -42,7 +42,7 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> None:
             layer.running_var.copy_(found.deviation / (found.count - 1))
 
 
-class _Moments:
+class _RunningMoments:
     """Mean and squared deviation per channel of all values so far, in float64 (Chan's parallel update)."""
 
     def __init__(self) -> None:

@@ -10,7 +10,8 @@ from css.config.settings import RunConfig
 from css.dream.layouts import LayoutStatistics
 from css.kinds.kind import Kind
 from css.losses import kl_divergence
-from css.model.classifier import IMAGENET, Classifier, width_of
+from css.model.classifier import Classifier, width_of
+from css.model.encoder_weights import IMAGENET
 from css.model.segmenter import Segmenter
 from tasks import InputError, split_evenly
 from tasks.batches import Transform

@@ -13,8 +13,6 @@ from torch.nn import functional as F
 from css.model.output import Output
 from tasks.errors import InputError
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
 
 class Classifier(nn.Module):
     """Multi-head (task-incremental) classifier with the face of `css.model.Segmenter`.

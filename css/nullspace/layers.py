@@ -19,7 +19,7 @@ def groups_of(layer: nn.Conv2d | nn.Linear) -> int:
     return layer.groups if isinstance(layer, nn.Conv2d) else 1
 
 
-def width_of(layer: nn.Conv2d | nn.Linear) -> int:
+def input_width(layer: nn.Conv2d | nn.Linear) -> int:
     """C1: inputs of one output channel, and one more for its bias."""
     return layer.weight[0].numel() + (layer.bias is not None)
 

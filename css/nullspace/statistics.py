@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from css.model.state import evaluating
 from css.nullspace.gram import EXACT_UP_TO, SKETCH_ROWS, Gram, Sketch, make_gram
-from css.nullspace.layers import groups_of, input_rows, layers_of, rows_of, width_of
+from css.nullspace.layers import groups_of, input_rows, input_width, layers_of, rows_of
 from css.system.processes import Processes
 from tasks import InputError
 from tasks.source import VOID
@@ -93,12 +93,12 @@ class GradientStatistics:
             self.grams[name] = [_reduced(gram, processes) for gram in grams]
             self.counts[name] = int(processes.sum(torch.tensor(self.counts[name])))
 
-    def check(self, model: nn.Module) -> None:
+    def require_fit(self, model: nn.Module) -> None:
         """Raises InputError if a layer of these statistics is not in the model or has another width."""
         layers = layers_of(model)
         for name, grams in self.grams.items():
             layer = layers.get(name)
-            if layer is None or groups_of(layer) != len(grams) or width_of(layer) != grams[0].width:
+            if layer is None or groups_of(layer) != len(grams) or input_width(layer) != grams[0].width:
                 raise InputError(
                     f"The null-space statistics hold a layer {name} of width {grams[0].width}, which this network has "
                     "not: they belong to another architecture; delete the run folder and learn its tasks again."

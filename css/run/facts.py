@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from css.system.version import commit, version
+from css.system.version import TOOLKIT, commit, version
 
 _PACKAGES = (
     "torch", "torchvision", "segmentation-models-pytorch", "timm", "albumentations", "opencv-python-headless", "numpy",
@@ -24,7 +24,7 @@ def run_facts(config: dict[str, Any], groups: list[list[int]], class_names: list
         "class_names": class_names,
         "data_fingerprint": fingerprint,
         "versions": {
-            "continual-segmentation": " ".join(filter(None, (version(), commit()))),
+            TOOLKIT: " ".join(filter(None, (version(), commit()))),
             "python": platform.python_version(),
             **{name: _version(name) for name in _PACKAGES},
         },

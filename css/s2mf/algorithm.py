@@ -39,7 +39,7 @@ class S2mfOptions(SlowOptions[BaseT]):
     """Null space in which the slow model is trained: task-preferred (tpnsp: the paper's, Eq. 5-7), of the features
     (nsp), or none: its updates are not projected. all: every direction is protected, so the slow model is the old one
     (as a task finds it: its background has made room for new classes), and the fast model has all epochs (measured
-    best, docs/results.md)."""
+    best, docs/results/)."""
     fusion: Literal["none", "linear", "meta"] = "meta"
     """How slow and fast model become one: one gate per channel (Eq. 10), one coefficient for all (Eq. 14), or not at
     all: the slow model is trained for all epochs and kept."""
@@ -156,10 +156,7 @@ class Split2MetaFusion(SlowModel):
         old, new = _dreamt(task, trainer.kind)
         return dream("dreams of old classes", teacher, old), dream("dreams of new classes", model.frozen(), new)
 
-    def _fuse(
-        self, task: Task, model: Segmenter, slow: State, fast: State, teacher: Segmenter, old: Dreams, new: Dreams,
-        trainer: Trainer,
-    ) -> dict[str, Tensor]:  # fmt: skip
+    def _fuse(self, task: Task, model: Segmenter, slow: State, fast: State, teacher: Segmenter, old: Dreams, new: Dreams, trainer: Trainer, ) -> dict[str, Tensor]:  # fmt: skip
         """Eq. 10: the state of the fused model, the gates, and the losses on the way."""
         device, options = trainer.processes.device, self.options
         fusion = make_fusion(task, trainer.config, options.fuse, model, slow, fast, teacher)
@@ -219,10 +216,7 @@ class Split2MetaFusion(SlowModel):
                 draw_dreams(home / f"dreams-{name}.png", images, queries, palette, model.pixel_mean, model.pixel_std)
 
 
-def make_fusion(
-    task: Task, config: RunConfig, options: FusionOptions, model: Segmenter, slow: State, fast: State,
-    teacher: Segmenter,
-) -> MetaFusion:  # fmt: skip
+def make_fusion(task: Task, config: RunConfig, options: FusionOptions, model: Segmenter, slow: State, fast: State, teacher: Segmenter, ) -> MetaFusion:  # fmt: skip
     """The fusion of a task: its new classifier from the fast model, the KL of the run's kind of labels."""
     return MetaFusion(
         model, slow, fast, teacher, len(task.old_classes), options, config.seed, [f"classifiers.{task.index}."],

@@ -92,7 +92,7 @@ class SlowModel(Wrapper):
     def learn_slow(self, task: Task, model: Segmenter, trainer: Trainer, losses: Losses, epochs: int) -> None:
         """Eq. 7: every update is projected, and the total once more at the end; but for the classifiers."""
         start = snapshot(model)
-        self.statistics.check(model)
+        self.statistics.require_fit(model)
         projectors = self._projectors()
 
         def project(optimizer: torch.optim.Optimizer) -> None:

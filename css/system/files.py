@@ -1,4 +1,4 @@
-"""What is written to or read from a run folder: atomically, and only tensors (`css.system.tensors`), JSON and YAML."""
+"""Everything that is written to or read from a run folder: atomically, and only tensors, JSON and YAML."""
 
 import contextlib
 import json

@@ -44,7 +44,7 @@ class Processes:
         """Whether this one writes files and shows progress."""
         return self.rank == 0
 
-    def wrap(self, model: nn.Module) -> nn.Module:
+    def distributed(self, model: nn.Module) -> nn.Module:
         """The model to call in training: gradients are averaged over the processes."""
         trainable = any(parameter.requires_grad for parameter in model.parameters())
         return DistributedDataParallel(model) if self.world > 1 and trainable else model
@@ -57,7 +57,7 @@ class Processes:
         dist.all_reduce(total)
         return total.to(tensor.device)
 
-    def align(self, model: nn.Module) -> None:
+    def broadcast(self, model: nn.Module) -> None:
         """Gives every process the parameters and running statistics of the first one."""
         if self.world > 1:
             for tensor in model.state_dict().values():

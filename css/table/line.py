@@ -9,7 +9,7 @@ from css.report.record import Record
 from css.report.text import percent
 
 Score = Callable[[Any], float | None]  # of a record of the kind of the table
-Moments = tuple[float, float | None] | None  # mean and standard deviation; None: no number
+MeanStd = tuple[float, float | None] | None  # mean and standard deviation; None: no number
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Line:
     wanted: int  # seeds; 0 for a line that only a paper has
     published: dict[str, tuple[float, ...] | None]  # in %, by source
 
-    def over_seeds(self, value: Score) -> Moments:
+    def over_seeds(self, value: Score) -> MeanStd:
         """Mean and sample deviation; None without a run, or where a run has no such number."""
         values = [value(record) for record in self.records]
         known = [number for number in values if number is not None]
@@ -37,12 +37,12 @@ class Line:
             return "-"
         return str(self.wanted) if len(self.records) == self.wanted else f"{len(self.records)}/{self.wanted}"
 
-    def seconds(self) -> Moments:
+    def seconds(self) -> MeanStd:
         """Of training in the tasks after the first."""
         return self.over_seeds(Record.later_seconds)
 
 
-def text(moments: Moments) -> str:
+def text(moments: MeanStd) -> str:
     """In %, for a table."""
     if moments is None:
         return "-"

@@ -70,7 +70,7 @@ def prepare(root: Path, sources: Sources = OFFICIAL) -> None:
             _extract(voc, members, VOC / "SegmentationClass", train | val, root / MASKS, ".png")
             augmented = _build_sbd_masks(sbd_archive, root / MASKS)
             train_aug = (train | augmented) - val
-            _check_counts(train_aug, val, sources, downloads)
+            _require_counts(train_aug, val, sources, downloads)
             _extract(voc, members, VOC / "JPEGImages", train_aug | val, root / IMAGES, ".jpg")
         # Last train_aug.txt: an official VOC folder already has a val.txt, so this is the file that says "finished".
         _write_list(root / LISTS["test"], val)
@@ -151,7 +151,7 @@ def _write_mask(path: Path, mask: np.ndarray) -> None:
     os.replace(temporary, path)
 
 
-def _check_counts(train_aug: set[str], val: set[str], sources: Sources, downloads: Path) -> None:
+def _require_counts(train_aug: set[str], val: set[str], sources: Sources, downloads: Path) -> None:
     found, expected = (len(train_aug), len(val)), (sources.train_images, sources.val_images)
     if found != expected:
         raise InputError(
