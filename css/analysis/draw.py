@@ -85,7 +85,8 @@ def draw_story(path: Path, title: str, found: dict[str, Any], dreams: Path, task
     """
     figure = Figure(figsize=(14, 9), layout="constrained")
     figure.suptitle(title)
-    top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.3))
+    halves: Any = figure.subfigures(2, 1, height_ratios=(1, 1.3))
+    top, bottom = halves
     axes = top.subplots()
     axes.imshow(imread(dreams))
     axes.set_axis_off()

@@ -85,7 +85,7 @@ def landscape(models: Models, batches: Batches) -> dict[str, Any]:
         values = [point[axis] for point in points.values()]
         edge = MARGIN * (max(values) - min(values))
         axes.append(torch.linspace(min(values) - edge, max(values) + edge, POINTS).tolist())
-    losses = {"old": [], "new": []}
+    losses: dict[str, list[list[float | None]]] = {"old": [], "new": []}
     for y in tqdm(axes[1], desc="landscape", unit="row", leave=False):
         row = [measure(models, plane.at(x, y, models.fast), batches) for x in axes[0]]
         for group in losses:

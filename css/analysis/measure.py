@@ -1,7 +1,7 @@
 """What the fusion of one task did, measured on real test images that no part of it has seen (`css analyse`)."""
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,7 @@ def make_models(model: Segmenter, old: State, slow: State, fast: State, fused: S
         for name, value in fast.items()
         if name.startswith(new_classifier)
     }
-    num_old = sum(classifier.out_channels for classifier in model.classifiers[:index])
+    num_old = sum(cast("nn.Conv2d", classifier).out_channels for classifier in model.classifiers[:index])
     return Models(model, {**old, **silent}, slow, fast, fused, new_classifier, num_old)
 
 
@@ -80,7 +80,7 @@ def compare(models: Models, batches: Batches) -> dict[str, Any]:
     states = {"old": models.old, "slow": models.slow, "fast": models.fast, "fused": models.fused}
     scores = {name: measure(models, state, batches) for name, state in tqdm(states.items(), desc="models", leave=False)}
     scores["old"] |= {"new_loss": None, "new": None, "all": None}  # it has no answer
-    path = [
+    path: list[dict[str, Any]] = [
         {"alpha": alpha, **measure(models, linear(models.slow, models.fast, alpha, (models.new_classifier,)), batches)}
         for alpha in tqdm(ALPHAS, desc="fast to slow", leave=False)
     ]

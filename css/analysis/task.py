@@ -156,8 +156,8 @@ def require_fused(run: Path, index: int) -> None:
     """Raises InputError if Split2MetaFusion left no models of this task."""
     if not (task_folder(run, index) / MODELS_FILE).exists():
         raise InputError(
-            f"{task_folder(run, index)} has no {MODELS_FILE}: css analyse needs a task after the first of a run of BASE+s2mf "
-            "with --options.fusion linear or meta."
+            f"{task_folder(run, index)} has no {MODELS_FILE}: css analyse needs a task after the first of a run of "
+            "BASE+s2mf with --options.fusion linear or meta."
         )
 
 

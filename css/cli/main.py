@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from css.cli.arguments import WANTS_HELP, value_of
@@ -52,8 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns the exit code: 0 done, 2 wrong usage or input, 1 interrupted or a cell of a table failed.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # methods and data sets of the user's own
+    _add_current_folder()
     try:
         return _dispatch(arguments)
     except InputError as error:
@@ -77,6 +77,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         if _in_group():
             sys.modules["torch"].distributed.destroy_process_group()
+
+
+def _add_current_folder() -> None:
+    """Methods and data sets of the user's own are found there, after all else."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -156,7 +156,10 @@ class Split2MetaFusion(SlowModel):
         old, new = _dreamt(task, trainer.kind)
         return dream("dreams of old classes", teacher, old), dream("dreams of new classes", model.frozen(), new)
 
-    def _fuse(self, task: Task, model: Segmenter, slow: State, fast: State, teacher: Segmenter, old: Dreams, new: Dreams, trainer: Trainer, ) -> dict[str, Tensor]:  # fmt: skip
+    def _fuse(
+        self, task: Task, model: Segmenter, slow: State, fast: State, teacher: Segmenter, old: Dreams, new: Dreams,
+        trainer: Trainer,
+    ) -> dict[str, Tensor]:  # fmt: skip
         """Eq. 10: the state of the fused model, the gates, and the losses on the way."""
         device, options = trainer.processes.device, self.options
         fusion = make_fusion(task, trainer.config, options.fuse, model, slow, fast, teacher)
@@ -216,7 +219,10 @@ class Split2MetaFusion(SlowModel):
                 draw_dreams(home / f"dreams-{name}.png", images, queries, palette, model.pixel_mean, model.pixel_std)
 
 
-def make_fusion(task: Task, config: RunConfig, options: FusionOptions, model: Segmenter, slow: State, fast: State, teacher: Segmenter, ) -> MetaFusion:  # fmt: skip
+def make_fusion(
+    task: Task, config: RunConfig, options: FusionOptions, model: Segmenter, slow: State, fast: State,
+    teacher: Segmenter,
+) -> MetaFusion:  # fmt: skip
     """The fusion of a task: its new classifier from the fast model, the KL of the run's kind of labels."""
     return MetaFusion(
         model, slow, fast, teacher, len(task.old_classes), options, config.seed, [f"classifiers.{task.index}."],

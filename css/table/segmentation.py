@@ -82,7 +82,7 @@ class IouColumns(Columns):
         learning = [line for line in lines if not line.records[0].joint]
         if learning:
             record = learning[0].records[0]
-            classes = sum(record.protocol_groups[:-1], [])  # the last ones had no time to be forgotten
+            classes: list[int] = sum(record.protocol_groups[:-1], [])  # the last ones had no time to be forgotten
             lost = np.array([
                 [_number((line.over_seeds(_lost_of(c)) or (None,))[0]) for c in classes]
                 for line in learning

@@ -142,4 +142,4 @@ def _parse_line(words: list[str], number: int, path: Path) -> tuple[str, str]:
 
 
 def _stem(path: str) -> str:
-    return os.path.splitext(os.path.basename(path))[0]
+    return Path(path).stem
