@@ -23,6 +23,8 @@ class NoOptions:
 
 @dataclass(frozen=True)
 class ModelConfig:
+    """The network."""
+
     encoder: str = field(default="resnet101", metadata=EVERY)
     """Any encoder of segmentation-models-pytorch that can work at output stride 16."""
     encoder_weights: str = field(default="imagenet", metadata=EVERY)
@@ -31,6 +33,8 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
+    """How a task is trained."""
+
     epochs: int = field(default=30, metadata=EVERY)
     """Epochs per task."""
     later_epochs: int | None = field(default=None, metadata=LATER)
@@ -72,6 +76,8 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class RunConfig(Generic[OptionsT]):
+    """One run: a stream, a method and its options, and how both are trained and tested."""
+
     dataset: tyro.conf.Positional[str] = field(metadata=EVERY)
     """voc or shapes; with one label per image: cifar100, tiny-imagenet or shapes-cls."""
     protocol: tyro.conf.Positional[str] = field(metadata=LATER)
@@ -102,19 +108,23 @@ class RunConfig(Generic[OptionsT]):
     """Start from the finished first task of this run folder."""
     model: ModelConfig = field(default_factory=ModelConfig, metadata=EVERY)
     train: TrainConfig = field(default_factory=TrainConfig, metadata=EVERY)
-    options: OptionsT = field(default_factory=NoOptions, metadata=LATER)
+    options: OptionsT = field(default_factory=NoOptions, metadata=LATER)  # type: ignore[assignment]  # of no method yet
     """Those of the method."""
 
     @property
     def folder(self) -> Path:
+        """The folder of this run."""
         dataset, method = (name.replace(":", ".") for name in (self.dataset, self.method))
         return self.runs / (self.name or f"{dataset}-{self.protocol}-{self.setting}-{method}-s{self.seed}")
 
     def epochs(self, task: int) -> int:
+        """Epochs of a task, counted from 0."""
         return self.train.epochs if task == 0 or self.train.later_epochs is None else self.train.later_epochs
 
     def lr(self, task: int) -> float:
+        """Learning rate at the start of a task, counted from 0."""
         return self.train.lr if task == 0 else self.train.later_lr
 
     def batch_norm(self, task: int) -> BatchNormMode:
+        """How BatchNorm is trained in a task, counted from 0."""
         return "train" if task == 0 else self.train.later_batch_norm

@@ -23,6 +23,7 @@ class Cell:
 
     @property
     def name(self) -> str:
+        """That of its run folder."""
         return self.config.folder.name
 
     @property
@@ -32,6 +33,7 @@ class Cell:
 
     @property
     def joint(self) -> bool:
+        """Whether it learns all classes in one task."""
         return make_method(self.config.method, self.config.options).joint
 
 
