@@ -1,0 +1,97 @@
+"""Masks whose colours say what a pixel is: a table of colours, and palettes that contradict it."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from tasks.errors import InputError
+
+Colour = tuple[int, int, int]
+BLACK = (0, 0, 0)
+
+
+class ColourTable:
+    """The colours that a data set gives to the values of its masks.
+
+    Args:
+        colours: RGB by mask value (0 to 255). Raises InputError if two values have the same.
+        names: What each value is called in sentences, for instance "bird".
+    """
+
+    def __init__(self, colours: Mapping[int, Sequence[int]], names: Mapping[int, str]):
+        self.names = dict(names)
+        self._value_of: dict[Colour, int] = {}
+        for value, (red, green, blue) in colours.items():
+            other = self._value_of.setdefault((int(red), int(green), int(blue)), value)
+            if other != value:
+                raise InputError(
+                    f"{self._name(other)} and {self._name(value)} have the same colour "
+                    f"{_hex((red, green, blue))}: give each class its own."
+                )
+        packed = {_pack(np.array(colour)).item(): value for colour, value in self._value_of.items()}
+        self._keys = np.array(sorted(packed), np.uint32)
+        self._values = np.array([packed[key] for key in self._keys.tolist()], np.uint8)
+
+    def digest(self) -> bytes:
+        """Of colours and values, as part of a key."""
+        return hashlib.sha256(self._keys.tobytes() + self._values.tobytes()).digest()
+
+    def values(self, pixels: np.ndarray, mask: str) -> np.ndarray:
+        """Mask values, uint8 (H, W), of RGB pixels uint8 (H, W, 3). InputError with the first unknown colour's place.
+
+        Args:
+            pixels: What the file holds.
+            mask: Its name, for the sentence.
+        """
+        packed = _pack(pixels)
+        place = np.searchsorted(self._keys, packed).clip(max=len(self._keys) - 1)
+        unknown = self._keys[place] != packed
+        if unknown.any():
+            row, column = np.argwhere(unknown)[0].tolist()
+            more = len(np.unique(packed[unknown])) - 1
+            raise InputError(
+                f"mask {mask} has the colour {_hex(pixels[row, column])} at x {column}, y {row}"
+                f"{f' and {more} more' if more else ''}, which no class has: use the colours of the classes without "
+                "smoothing, or save class ids as an 8-bit grey PNG."
+            )
+        return self._values[place]
+
+    def require_agreement(self, palette: Sequence[int], used: np.ndarray, mask: str) -> None:
+        """Raises InputError if the palette gives an index the colour of another value: then ids are permuted.
+
+        Colours that the table lacks mean nothing, and neither does black where an entry seems to be unset.
+
+        Args:
+            palette: As it is stored: red, green, blue of index 0, 1, ...
+            used: Which indices the mask has, bool (256,).
+            mask: Its name, for the sentence.
+        """
+        stored = list(zip(palette[::3], palette[1::3], palette[2::3], strict=False))
+        for index in np.flatnonzero(used[: len(stored)]).tolist():
+            meant = self._value_of.get(stored[index], index)
+            if meant != index and not _unset(stored, index):
+                raise InputError(
+                    f"mask {mask}: index {index} has the colour of {self._name(meant)}, whose id is {meant}, so the "
+                    "indices of its palette are no class ids: save it as RGB, which is read by colour, or with the ids "
+                    "as indices."
+                )
+
+    def _name(self, value: int) -> str:
+        return repr(self.names.get(value, f"value {value}"))
+
+
+def _unset(palette: Sequence[Colour], index: int) -> bool:
+    """Black beside a black index 0, or one of those that fill up a palette: nobody chose it for this index."""
+    filling = all(colour == BLACK for colour in palette[index - 1 :])
+    return palette[index] == BLACK and index > 0 and (palette[0] == BLACK or filling)
+
+
+def _pack(pixels: np.ndarray) -> np.ndarray:
+    """RGB (..., 3) as one number of 24 bits each, uint32 (...)."""
+    red, green, blue = (pixels[..., channel].astype(np.uint32) for channel in range(3))
+    return red << 16 | green << 8 | blue
+
+
+def _hex(colour: Sequence[int]) -> str:
+    return "#" + "".join(f"{int(part):02x}" for part in colour)
