@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from tasks.errors import InputError
+from tasks.source import VOID
 
 Colour = tuple[int, int, int]
 BLACK = (0, 0, 0)
@@ -82,9 +83,10 @@ class ColourTable:
 
 
 def _unset(palette: Sequence[Colour], index: int) -> bool:
-    """Black beside a black index 0, or one of those that fill up a palette: nobody chose it for this index."""
-    filling = all(colour == BLACK for colour in palette[index - 1 :])
-    return palette[index] == BLACK and index > 0 and (palette[0] == BLACK or filling)
+    """Black beside a black index 0, or one of those that fill up a palette, or at void: no sign of another value."""
+    if palette[index] != BLACK or index == 0:
+        return False
+    return palette[0] == BLACK or index == VOID or all(colour == BLACK for colour in palette[index - 1 :])
 
 
 def _pack(pixels: np.ndarray) -> np.ndarray:
