@@ -9,7 +9,7 @@ from tasks.errors import InputError
 from tasks.source import VOID
 
 Colour = tuple[int, int, int]
-BLACK = (0, 0, 0)
+BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 
 
 class ColourTable:
@@ -61,7 +61,8 @@ class ColourTable:
     def require_agreement(self, palette: Sequence[int], used: np.ndarray, mask: str) -> None:
         """Raises InputError if the palette gives an index the colour of another value: then ids are permuted.
 
-        Colours that the table lacks mean nothing, and neither does black where an entry seems to be unset.
+        So are they where a grey mask was saved with a palette of the values that occur (but black and white picture 0
+        and 1). Other colours mean nothing, and neither does black where an entry seems to be unset.
 
         Args:
             palette: As it is stored: red, green, blue of index 0, 1, ...
@@ -69,13 +70,17 @@ class ColourTable:
             mask: Its name, for the sentence.
         """
         stored = list(zip(palette[::3], palette[1::3], palette[2::3], strict=False))
+        greys = {(value, value, value): value for value in self._value_of.values() if value != VOID}
+        renumbered = all(colour in greys or colour == WHITE for colour in stored)
         for index in np.flatnonzero(used[: len(stored)]).tolist():
-            meant = self._value_of.get(stored[index], index)
+            colour = stored[index]
+            meant = (greys if renumbered else self._value_of).get(colour, index)
             if meant != index and not _unset(stored, index):
+                what = f"grey value {meant}" if renumbered else f"colour of {self._name(meant)}, whose id is {meant}"
+                way = "8-bit grey" if renumbered else "RGB, which is read by colour"
                 raise InputError(
-                    f"mask {mask}: index {index} has the colour of {self._name(meant)}, whose id is {meant}, so the "
-                    "indices of its palette are no class ids: save it as RGB, which is read by colour, or with the ids "
-                    "as indices."
+                    f"mask {mask}: index {index} has the {what}, so the indices of its palette are no class ids: save "
+                    f"it as {way}, or with the ids as indices."
                 )
 
     def _name(self, value: int) -> str:

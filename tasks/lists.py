@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 from tasks.errors import InputError
 
-# A name without an ending is that of a file with one of these, in small or capital letters. The first one wins.
+# A name without an ending is that of a file with one of these, in small or capital letters; the first one wins. Masks
+# of the last four are refused by those who read them.
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
-MASK_ENDINGS = (".png", ".tif", ".tiff", ".bmp", ".gif")
+MASK_ENDINGS = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg", ".webp", ".gif")
 
 
 class Item(NamedTuple):

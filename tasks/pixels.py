@@ -21,7 +21,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
 _GREY_STEP = {"1": 255, "L;2": 85, "L;4": 17}  # by which Pillow multiplies the values of fewer than 8 bits
-_LOSSY = {"JPEG", "MPO", "WEBP", "JPEG2000", "AVIF"}
+_UNFIT = {"JPEG", "MPO", "WEBP", "JPEG2000", "AVIF", "GIF"}  # they change values, or count them anew
 _ALMOST_BLACK = 16  # of 256; what 12 bits in a file of 16 look like
 
 
@@ -70,7 +70,7 @@ def as_values(mask: Image.Image, stored: str, path: Path | str, colours: ColourT
     Palette indices and grey values of any depth are values; RGB is read by `colours`; transparency is ignored. Raises
     InputError for everything else, for values above 255, and for a palette that contradicts `colours`.
     """
-    if mask.format in _LOSSY or mask.info.get("compression") in ("jpeg", "webp"):
+    if mask.format in _UNFIT or mask.info.get("compression") in ("jpeg", "webp"):
         raise InputError(f"mask {path} is a {mask.format} file, which may change class ids: save it as PNG.")
     if mask.mode == "P":
         if colours:
@@ -95,7 +95,7 @@ def _eight_bits(values: np.ndarray, path: Path | str) -> np.ndarray:
     """Grey values of at most 16 bits as uint8."""
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
-        raise InputError(f"image {path} holds values from {low} to {high}, more than 16 bits: save it with 8 bits.")
+        raise InputError(f"image {path} holds values from {low} to {high}, not 0 to 65535: save it with 8 bits.")
     if high < 256:
         return values.astype(np.uint8)
     if high >> 8 < _ALMOST_BLACK:
