@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from PIL import Image
 
 from tasks.errors import InputError
 from tasks.source import VOID
@@ -30,6 +31,7 @@ class ColourTable:
                     f"{self._name(other)} and {self._name(value)} have the same colour "
                     f"{_hex((red, green, blue))}: give each class its own."
                 )
+        self._greys = {(value, value, value): value for value in colours if value != VOID}
         packed = {_pack(np.array(colour)).item(): value for colour, value in self._value_of.items()}
         self._keys = np.array(sorted(packed), np.uint32)
         self._values = np.array([packed[key] for key in self._keys.tolist()], np.uint8)
@@ -58,28 +60,27 @@ class ColourTable:
             )
         return self._values[place]
 
-    def require_agreement(self, palette: Sequence[int], used: np.ndarray, mask: str) -> None:
-        """Raises InputError if the palette gives an index the colour of another value: then ids are permuted.
+    def require_agreement(self, mask: Image.Image, path: str) -> None:
+        """Raises InputError if the palette of a mask (mode P) gives an index the colour of another value.
 
-        So are they where a grey mask was saved with a palette of the values that occur (but black and white picture 0
-        and 1). Other colours mean nothing, and neither does black where an entry seems to be unset.
-
-        Args:
-            palette: As it is stored: red, green, blue of index 0, 1, ...
-            used: Which indices the mask has, bool (256,).
-            mask: Its name, for the sentence.
+        Then ids are permuted. So are they where a grey mask was saved with a palette of the values that occur (but
+        black and white picture 0 and 1). Indices that do not occur and other colours mean nothing, and neither does
+        black where an entry seems to be unset.
         """
-        stored = list(zip(palette[::3], palette[1::3], palette[2::3], strict=False))
-        greys = {(value, value, value): value for value in self._value_of.values() if value != VOID}
-        renumbered = all(colour in greys or colour == WHITE for colour in stored)
-        for index in np.flatnonzero(used[: len(stored)]).tolist():
-            colour = stored[index]
-            meant = (greys if renumbered else self._value_of).get(colour, index)
-            if meant != index and not _unset(stored, index):
+        numbers = mask.getpalette() or []
+        palette = list(zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True))
+        renumbered = all(colour in self._greys or colour == WHITE for colour in palette)
+        value_of = self._greys if renumbered else self._value_of
+        other = [index for index, colour in enumerate(palette) if value_of.get(colour, index) != index]
+        suspects = [index for index in other if not _unset(palette, index)]
+        used = mask.histogram() if suspects else []
+        for index in suspects:
+            if used[index]:
+                meant = value_of[palette[index]]
                 what = f"grey value {meant}" if renumbered else f"colour of {self._name(meant)}, whose id is {meant}"
                 way = "8-bit grey" if renumbered else "RGB, which is read by colour"
                 raise InputError(
-                    f"mask {mask}: index {index} has the {what}, so the indices of its palette are no class ids: save "
+                    f"mask {path}: index {index} has the {what}, so the indices of its palette are no class ids: save "
                     f"it as {way}, or with the ids as indices."
                 )
 

@@ -74,7 +74,7 @@ def as_values(mask: Image.Image, stored: str, path: Path | str, colours: ColourT
         raise InputError(f"mask {path} is a {mask.format} file, which may change class ids: save it as PNG.")
     if mask.mode == "P":
         if colours:
-            colours.require_agreement(mask.getpalette() or [], np.array(mask.histogram()) > 0, str(path))
+            colours.require_agreement(mask, str(path))
         return mask
     if mask.mode in ("1", "L") and not stored.startswith("ppm"):
         step = _GREY_STEP.get("1" if mask.mode == "1" else stored[:3], 1)

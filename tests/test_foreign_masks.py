@@ -234,9 +234,13 @@ def test_palettes_of_other_colours_mean_nothing(palette, tmp_path):
 
 
 def test_an_index_beyond_a_short_palette_has_no_colour():
-    VOC.require_agreement([0, 0, 0, 128, 0, 0], np.ones(256, bool), "mask")
-    with pytest.raises(InputError, match="mask: index 1 has the colour of 'bicycle', whose id is 2"):
-        VOC.require_agreement([0, 0, 0, 0, 128, 0], np.ones(256, bool), "mask")
+    for palette, contradicts in (([[0, 0, 0], [128, 0, 0]], False), ([[0, 0, 0], [0, 128, 0]], True)):
+        mask = with_palette(IDS, palette)
+        if contradicts:
+            with pytest.raises(InputError, match="mask m: index 1 has the colour of 'bicycle', whose id is 2"):
+                VOC.require_agreement(mask, "m")
+        else:
+            VOC.require_agreement(mask, "m")
 
 
 def test_without_colours_no_palette_is_compared(tmp_path):
