@@ -7,7 +7,7 @@ import torch
 
 from css.losses import upsample
 from css.method.contract import Method
-from css.model.segmenter import STRIDE
+from css.model.encoders import STRIDE
 from plop_baseline.pod import SCALES, pod_loss
 from plop_baseline.pseudo_labels import EntropyHistogram, pseudo_label, weighted_cross_entropy
 from tasks import InputError
