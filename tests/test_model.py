@@ -268,4 +268,4 @@ def test_resnet50_and_tu_resnet50_are_two_networks():
     assert smp.encoder.layer4[1].conv2.dilation == timm.encoder.model.layer4[1].conv2.dilation == (2, 2)
     for model, is_negative in ((smp, True), (timm, False)):
         model.grow([0])
-        assert (min(tap.min() for tap in model(images()).taps) < 0) is is_negative
+        assert bool(min(tap.min() for tap in model(images()).taps) < 0) is is_negative

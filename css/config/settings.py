@@ -18,7 +18,7 @@ class NoOptions:
 @dataclass(frozen=True)
 class ModelConfig:
     encoder: str = "resnet101"
-    """Any encoder of segmentation-models-pytorch that can work at output stride 16."""
+    """Any encoder of segmentation-models-pytorch that works at output stride 16, or tu-NAME of timm: docs/encoders.md."""
     encoder_weights: str = "imagenet"
     """none, imagenet (downloaded by smp) or the path of a file of the same architecture."""
 
