@@ -261,7 +261,7 @@ def test_trying_an_encoder_out_changes_nothing():
 
 
 def test_resnet50_and_tu_resnet50_are_two_networks():
-    """smp dilates the first 3x3 convolution of the last stage, timm does not; the taps differ, too (docs/encoders.md)."""
+    """smp dilates the first 3x3 of the last stage, timm does not; the taps differ, too (docs/encoders.md)."""
     smp, timm = Segmenter("resnet50"), Segmenter("tu-resnet50")
     assert smp.encoder.layer4[0].conv2.dilation == (2, 2)
     assert timm.encoder.model.layer4[0].conv2.dilation == (1, 1)

@@ -28,7 +28,7 @@ class DilatedDepthwise(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     @custom_bwd(device_type="cpu")
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         """The gradients of x and weight, each in the type of its own."""
         x, weight = ctx.saved_tensors
         of_x = of_weight = None

@@ -1,6 +1,8 @@
 """Encoders by their names in segmentation-models-pytorch, at the stride that the decoder needs."""
 
 import difflib
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from segmentation_models_pytorch.encoders import encoders, get_encoder
@@ -46,7 +48,8 @@ def _try_out(encoder: nn.Module) -> list[str]:
     training = encoder.training
     maps = encoder.eval()(torch.zeros(1, 3, _SIDE, _SIDE))[-4:]
     encoder.train(training)
-    expected, found = (encoder.out_channels[-1], _SIDE // STRIDE, _SIDE // STRIDE), tuple(maps[-1].shape[1:])
+    channels = cast("Sequence[int]", encoder.out_channels)
+    expected, found = (channels[-1], _SIDE // STRIDE, _SIDE // STRIDE), tuple(maps[-1].shape[1:])
     if found != expected:
         raise ValueError(f"its last map of {_SIDE} pixels is {found}, not {expected}")
     names, parameters = zip(*encoder.named_parameters(), strict=True)

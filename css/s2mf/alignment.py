@@ -84,7 +84,7 @@ def aligned(new: Linear, teacher: Linear, old: Gaussians, seen: Seen, drift: Ten
     """The classifiers `new`, trained on features of old classes and of this task, as frequent as in all images.
 
     Cross-entropy to the answers of `teacher`, the classifiers of the previous model; to the label for new classes.
-    A task that showed no labelled place leaves drawn features alone, and unchanged classifiers if there are none either.
+    A task that showed no labelled place leaves drawn features alone; if there are none either, nothing is learnt.
     """
     known, channels = len(teacher[0]), len(new[0])
     fresh = _fresh(seen.frequency if len(seen.labels) else 0, old.counts.sum().item())
