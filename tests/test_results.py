@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from css.metrics import ConfusionMatrix
-from css.report.results import read_results, run_facts, write_results
+from css.report.results import read_results, write_results
 from css.report.segmentation import task_result
+from css.run.facts import run_facts
 from tasks import InputError
 
 CONFIG = {"dataset": "shapes", "protocol": "1-1", "setting": "overlap", "method": "plop", "seed": 3}
