@@ -1,5 +1,6 @@
 """css data init | check | convert: your own images and masks."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -81,4 +82,4 @@ def convert(source: tyro.conf.Positional[tuple[Path, ...]], /, out: Path, images
     print(f"Look at them with `css data check {out}`.")
 
 
-COMMANDS = {"init": init, "check": check, "convert": convert}
+COMMANDS: dict[str, Callable[..., None]] = {"init": init, "check": check, "convert": convert}

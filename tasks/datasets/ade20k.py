@@ -20,7 +20,7 @@ class Ade20k(Folder):
     InputError if a part is missing.
     """
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path) -> None:
         folder = _locate(Path(root))
         names = read_object_info(folder / TABLE)
         if sorted(names) != list(range(1, CLASSES + 1)):

@@ -18,7 +18,7 @@ class Cityscapes(Folder):
     is void: nothing is background until classes are left out or not yet learnt. Raises InputError if a part is missing.
     """
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path) -> None:
         folder = _locate(Path(root))
         splits = {
             split: dict(zip(("images", "masks"), (pattern.format(s=split) for pattern in PATTERNS), strict=True))

@@ -111,7 +111,7 @@ def is_folder(name: str) -> bool:
 
 def full_name(name: str) -> str:
     """A name that means the same from everywhere: that of a folder is its absolute path."""
-    return os.path.abspath(name) if is_folder(name) else name
+    return str(Path(name).resolve()) if is_folder(name) else name
 
 
 def labels_of(name: str) -> LabelKind:

@@ -46,6 +46,7 @@ class Check:
 
     @property
     def pairs(self) -> list[Pair]:
+        """Those of both splits."""
         return [pair for split in self.splits.values() for pair in split]
 
     def pixels(self, split: str) -> np.ndarray:
@@ -121,10 +122,8 @@ def _look(item: tuple[str, Path, Path]) -> Pair:
     pair.counts = np.array(mask.histogram(), np.int64)
     palette = mask.getpalette("RGB") if mask.mode == "P" else None
     if palette:
-        pair.colours = {
-            int(value): tuple(palette[3 * value : 3 * value + 3])
-            for value in np.flatnonzero(pair.counts[: len(palette) // 3])
-        }
+        stored = list(zip(palette[::3], palette[1::3], palette[2::3], strict=False))
+        pair.colours = {value: stored[value] for value in np.flatnonzero(pair.counts[: len(stored)]).tolist()}
     return pair
 
 

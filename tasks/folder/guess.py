@@ -20,6 +20,8 @@ SEED = 0
 
 
 class Guess(NamedTuple):
+    """What a folder seems to need."""
+
     description: Description
     remarks: list[str]  # sentences: what was guessed, and from what
     lists: dict[str, list[str]]  # by the name of the file to write

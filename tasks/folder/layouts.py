@@ -1,6 +1,6 @@
 """Where images, masks and lists lie in folders as people and tools make them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import product
 from pathlib import Path
 
@@ -32,7 +32,7 @@ CITYSCAPES = ("leftImg8bit/{s}/{{}}_leftImg8bit", "gtFine/{s}/{{}}_gtFine_labelI
 
 
 def splits_of(root: Path) -> dict[str, Split]:
-    """ "train" and, where the folder tells, "val". Raises InputError if there are no images with masks."""
+    """The split "train" and, where the folder tells, "val". Raises InputError if there are no images with masks."""
     for layout in (_cityscapes, _roboflow, _nested, _flat):
         splits = layout(root)
         if splits:
@@ -77,7 +77,7 @@ def _flat(root: Path) -> dict[str, Split]:
     return {"train": found}
 
 
-def _by_split(root: Path, candidates: Callable[[str], Iterator[tuple[str, str]]]) -> dict[str, Split]:
+def _by_split(root: Path, candidates: Callable[[str], Iterable[tuple[str, str]]]) -> dict[str, Split]:
     """The first layout that exists for a training split, and the same one for validation."""
     splits = {}
     for key, names in (("train", TRAIN), ("val", VAL)):
@@ -87,7 +87,7 @@ def _by_split(root: Path, candidates: Callable[[str], Iterator[tuple[str, str]]]
     return splits if "train" in splits else {}
 
 
-def _first(root: Path, candidates: Iterator[tuple[str, str]]) -> Split | None:
+def _first(root: Path, candidates: Iterable[tuple[str, str]]) -> Split | None:
     for images, masks in candidates:
         if not all((root / folder_of(pattern)).is_dir() for pattern in (images, masks)):
             continue

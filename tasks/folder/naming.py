@@ -117,9 +117,8 @@ def _name_list(root: Path, seen: set[int]) -> tuple[Meaning, str] | None:
         raise InputError(f"{path} is empty: name one class a line.")
     numbered = [NUMBERED.fullmatch(name) for name in names]
     if all(numbered):
-        return _meaning(
-            {int(m[1]): clean(m[2]) for m in numbered}
-        ), f"The names and their values are those of {path.name}."
+        by_value = {int(match[1]): clean(match[2]) for match in numbered if match}
+        return _meaning(by_value), f"The names and their values are those of {path.name}."
     if names[0].lower() in BACKGROUND_NAMES:
         return _numbered(names, 0), f"The names are those of {path.name}; its first line is the background, value 0."
     labels = seen - {VOID}

@@ -23,6 +23,7 @@ class Found(NamedTuple):
 
     @property
     def paired(self) -> list[str]:
+        """Names of an image and a mask."""
         return sorted(self.images.keys() & self.masks.keys())
 
 

@@ -22,7 +22,7 @@ class Folder:
     masks are only verified by the scan that the first presence() or fingerprint() makes.
     """
 
-    def __init__(self, root: Path, given: description.Description | None = None):
+    def __init__(self, root: Path, given: description.Description | None = None) -> None:
         root = Path(root)
         self.description = given or description.read(root)
         self.name = self.description.name

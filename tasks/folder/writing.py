@@ -21,4 +21,5 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
+    """As `write_whole`, in UTF-8."""
     write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

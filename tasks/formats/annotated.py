@@ -55,6 +55,7 @@ def size_of(image: Path, given: Shape | None = None) -> Shape:
 
 
 def name_below(folder: Path, image: Path) -> str:
+    """The name of an `Item`: its path below a folder, without ending."""
     return image.relative_to(folder).with_suffix("").as_posix()
 
 

@@ -24,6 +24,7 @@ FEWEST_NUMBERS = 6  # of an outline: three points
 
 
 def is_coco(path: Path) -> bool:
+    """Whether a JSON file has the parts of COCO's."""
     content = read_json(path)
     return isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys()
 

@@ -1,6 +1,7 @@
 """Writes annotations of any format as a folder of PNG masks with data.yaml."""
 
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ def read_any(sources: list[Path], images: list[Path], crowd: str = "void") -> di
         raise InputError(
             "name one source, or two (training, validation), and with --images as many folders, one or none."
         )
-    folders = images * len(sources) if len(images) == 1 else images or [None] * len(sources)
+    folders: list[Path | None] = [*images] if len(images) == len(sources) else [*images, None][:1] * len(sources)
     found = [_read(source, folder, crowd) for source, folder in zip(sources, folders, strict=True)]
     if len(found) == 1:
         return found[0]
@@ -104,6 +105,6 @@ def _write_masks(split: Annotated, folder: Path, described: Description) -> dict
         mask = Image.fromarray(labels)
         mask.putpalette(palette)
         path = folder / f"{item.name}.png"
-        write_whole(path, lambda temporary, mask=mask: mask.save(temporary, format="png"))
+        write_whole(path, partial(mask.save, format="png"))
         held[item.name] = set(np.unique(labels).tolist()) - {BACKGROUND, VOID}
     return held

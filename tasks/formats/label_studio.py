@@ -31,6 +31,7 @@ Layer = tuple[str, Path]  # label, PNG
 
 
 def is_label_studio(folder: Path) -> bool:
+    """Whether brush PNGs lie in a folder."""
     return next(folder.glob(BRUSHES), None) is not None
 
 
@@ -82,7 +83,8 @@ def _tasks(folder: Path) -> list[dict]:
 
 def _layers(task: dict[str, Any], folder: Path) -> Iterator[Layer]:
     """The PNGs of a task's first annotation, in the order of drawing; named as Label Studio names them."""
-    annotation, counters = task["annotations"][0], Counter()
+    annotation = task["annotations"][0]
+    counters: Counter[str] = Counter()
     for region in filter(_is_brush, annotation["result"]):
         labels = region["value"].get(region["type"].lower()) or ["no_label"]
         stem = f"{region['from_name']}-{'-'.join(labels)}"

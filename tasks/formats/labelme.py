@@ -25,11 +25,15 @@ from tasks.source import BACKGROUND, VOID
 
 LINE_WIDTH, POINT_RADIUS = 10, 5
 IGNORE = "__ignore__"
-POINTS = {"circle": 2, "rectangle": 2, "point": 1, "oriented_rectangle": 4, "mask": 2}  # exactly; others at least
-FEWEST = {"polygon": 3, "line": 2, "linestrip": 2}
+MANY = 10**9
+POINTS = {  # fewest and most of a shape
+    "circle": (2, 2), "rectangle": (2, 2), "point": (1, 1), "oriented_rectangle": (4, 4), "mask": (2, 2),
+    "polygon": (3, MANY), "line": (2, MANY), "linestrip": (2, MANY),
+}  # fmt: skip
 
 
 def is_labelme(path: Path) -> bool:
+    """Whether a JSON file is labelme's."""
     content = read_json(path)
     return isinstance(content, dict) and isinstance(content.get("shapes"), list)
 
@@ -90,10 +94,10 @@ def _points(shape: dict, kind: str, path: Path) -> list[tuple[float, float]]:
         points = [(float(x), float(y)) for x, y in shape["points"]]
     except (KeyError, TypeError, ValueError):
         points = []
-    exact, fewest = POINTS.get(kind), FEWEST.get(kind)
-    if exact is None and fewest is None:
+    if kind not in POINTS:
         raise InputError(f"{path} has a shape of the type {kind!r}, which has no area: delete it in labelme.")
-    if len(points) != exact if exact is not None else len(points) < fewest:
+    fewest, most = POINTS[kind]
+    if not fewest <= len(points) <= most:
         raise InputError(f"{path} has a {kind} of {len(points)} points: delete or redraw it in labelme.")
     return points
 

@@ -112,9 +112,9 @@ def by_datumaro_as_coco(folder: Path) -> dict[str, np.ndarray]:
         orders = rng.permutation(4)
         labels = rng.integers(0, 3, 4)
         polygons = []
-        for number, (x, y, w, h) in enumerate(boxes):
-            x, y, w, h = int(x), int(y), int(min(w, WIDTH - x)), int(min(h, HEIGHT - y))
-            points = [x, y, x + w, y, x + w, y + h, x, y + h]
+        for number, (left, top, width, height) in enumerate(boxes):
+            right, bottom = min(left + width, WIDTH), min(top + height, HEIGHT)
+            points = np.array([left, top, right, top, right, bottom, left, bottom]).tolist()
             polygon = Polygon(points, label=int(labels[number]), z_order=int(orders[number]), group=number + 1)
             polygons.append(polygon)
         drawn = np.zeros((HEIGHT, WIDTH), np.uint8)
