@@ -6,7 +6,7 @@
 # bash run.sh table1 [options]     the classification tables
 # bash run.sh test                 the test-suite
 # bash run.sh docs                 the site with the API reference, into site/
-# bash run.sh COMMAND ...          any other command of css: table, evaluate, analyse, predict, report, prepare, list
+# bash run.sh COMMAND ...          any other command of css: table, evaluate, analyse, predict, report, data, prepare, list
 #
 # Uses the active environment if it has the packages, else makes .venv beside this file. GPUS=n sets the number of
 # processes. An interrupted run goes on with the same command.

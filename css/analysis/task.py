@@ -27,6 +27,7 @@ from css.system.tensors import load_tensors, part
 from css.training.loaders import autocast, make_loader
 from tasks import InputError, Task
 from tasks.batches import TaskImages, TestBatches
+from tasks.palette import palette_of
 from tasks.source import BACKGROUND, VOID
 from tasks.views import CentreCrop
 
@@ -125,7 +126,7 @@ class Analysis:
         answers = {"teacher": self._answers(teacher, images), "fused": self._answers(self.models.fused, images)}
         if judge is not None:
             answers["judge"] = self._judged(judge, images)
-        palette = class_palette(self.fused.classes)
+        palette = class_palette(palette_of(self.task.source), self.fused.classes)
         mean, std, path = self.fused.pixel_mean, self.fused.pixel_std, self.home / f"{self.name}-dreams-{name}.png"
         draw_dreams(path, images, queries, palette, mean, std, answers["fused"])
         return {who: recognised(seen, queries, dreamt) for who, seen in answers.items()}

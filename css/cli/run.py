@@ -8,7 +8,7 @@ import tyro
 from css.cli.arguments import WANTS_HELP, value_of
 from css.config.methods import require_known
 from css.config.settings import NoOptions, RunConfig
-from tasks.datasets.registry import find_dataset
+from tasks.datasets.registry import find_dataset, full_name
 from tasks.errors import InputError
 
 
@@ -34,8 +34,9 @@ def parse_run(arguments: list[str]) -> RunConfig[Any]:
     wants_help = WANTS_HELP & set(arguments)
     if len(named) < 2 and not wants_help:
         raise InputError("css run needs a data set and a protocol first, for example: css run shapes 15-1.")
-    dataset = named[0] if named else "voc"
+    dataset = full_name(named[0]) if named else "voc"
     find_dataset(dataset)
+    arguments = [dataset, *arguments[1:]] if named and arguments[0] == named[0] else arguments
     if method := value_of("--method", arguments):
         require_known(method)
     if not wants_help:
