@@ -42,7 +42,7 @@ def two(data, runs):
 def in_two_processes(*arguments: object) -> subprocess.CompletedProcess:
     environment = {**os.environ, "GPUS": "2", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "css", *map(str, arguments)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=False)
 
 
 def one(data: Path, runs: Path, name: str, *options: object) -> Path:
