@@ -8,6 +8,8 @@ import pytest
 import yaml
 from small_voc import css
 
+from css import __version__
+
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("recipes/*.md")])
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -71,6 +73,6 @@ def test_names_of_the_api_reference():
 
 
 def test_one_version():
-    version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.M)[1]
+    version = __version__
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version
     assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text()

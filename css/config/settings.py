@@ -114,8 +114,8 @@ class RunConfig(Generic[OptionsT]):
     @property
     def folder(self) -> Path:
         """The folder of this run."""
-        method = self.method.replace(":", ".")
-        return self.runs / (self.name or f"{self.dataset}-{self.protocol}-{self.setting}-{method}-s{self.seed}")
+        dataset, method = (name.replace(":", ".") for name in (self.dataset, self.method))
+        return self.runs / (self.name or f"{dataset}-{self.protocol}-{self.setting}-{method}-s{self.seed}")
 
     def epochs(self, task: int) -> int:
         """Epochs of a task, counted from 0."""
