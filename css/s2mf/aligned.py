@@ -23,7 +23,10 @@ class AlignedOptions(Generic[BaseT]):
 
 
 class Aligned(Wrapper):
-    """What the base method leaves of a task, with the classifiers of `css.alignment`. Split2MetaFusion has its own."""
+    """What the base method leaves of a task, its classifiers aligned (`css.s2mf.alignment`).
+
+    Split2MetaFusion does so by itself.
+    """
 
     suffix = "align"
     Options = AlignedOptions
