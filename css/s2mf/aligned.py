@@ -39,7 +39,7 @@ class Aligned(Wrapper):
         self.alignment = Alignment()
 
     def require_base(self, base: Method) -> None:
-        """Wrappers are refused, too: Split2MetaFusion aligns by itself."""
+        """Raises InputError for a wrapper, too: Split2MetaFusion aligns by itself."""
         super().require_base(base)
         if isinstance(base, Wrapper):
             raise InputError(
