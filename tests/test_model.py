@@ -149,7 +149,7 @@ def test_teacher_does_not_follow_the_model(resnet):
         before = teacher(images())
         model.train().grow([20])
         for parameter in model.parameters():
-            parameter += 0.01
+            parameter.add_(0.01)
         model(images())
         after = teacher(images())
     assert teacher.classes == [0, 7, 3, 9]

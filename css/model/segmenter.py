@@ -65,7 +65,8 @@ class Segmenter(nn.Module):
 
         "balanced" (MiB Eq. 11, PLOP): every new class starts as a copy of the background, and background and new
         classes share its probability: w_new = w_bg, b_new = b_bg = b_bg - log(N_new + 1). "random": no use of the
-        background. The first classifier is always random.
+        background. The first classifier is always random. Raises ValueError for a class that has a classifier, or
+        another `init`.
         """
         if repeated := set(new_classes) & set(self.classes):
             raise ValueError(f"classes {sorted(repeated)} have a classifier already")
