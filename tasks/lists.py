@@ -59,7 +59,7 @@ def require_apart(train: Sequence[Item], test: Sequence[Item], train_list: Path,
 class _Layout:
     """The folders of images and masks, and what lies in them; each folder is listed once."""
 
-    def __init__(self, root: Path, images: str, masks: str):
+    def __init__(self, root: Path, images: str, masks: str) -> None:
         self.root, self.images, self.masks = root, images, masks
         self._roots = [f"{os.path.abspath(root)}/", f"{os.path.realpath(root)}/"]
         self._listed: dict[str, dict[str, list[str]]] = {}  # by folder: file names by the name without ending

@@ -27,9 +27,10 @@ _ALMOST_BLACK = 16  # of 256; what 12 bits in a file of 16 look like
 
 def stored_as(image: Image.Image) -> str:
     """How an opened file, not yet loaded, stores a pixel, in Pillow's words: "L;4" is grey of 4 bits."""
-    if not getattr(image, "tile", None):
+    tiles = getattr(image, "tile", None)  # of those that come from a file
+    if not tiles:
         return ""
-    codec, _, _, arguments = image.tile[0]
+    codec, _, _, arguments = tiles[0]
     name = arguments if isinstance(arguments, str) else next(iter(arguments or ()), "")
     return f"{codec} {name}" if codec.startswith("ppm") else str(name)
 
@@ -40,13 +41,15 @@ def turn_of(image: Image.Image) -> Image.Transpose | None:
     Pillow itself turns TIFF files, and no others.
     """
     with suppress(Exception):  # EXIF that cannot be read is ignored, as viewers do; Pillow raises errors of many kinds
-        return _TURNS.get(image.getexif().get(ORIENTATION))
+        return _TURNS.get(int(image.getexif().get(ORIENTATION) or 0))
     return None
 
 
 def as_rgb(image: Image.Image, stored: str, path: Path | str) -> Image.Image:
-    """The image in RGB of 8 bits. Transparency is dropped. Of 16 bits the upper 8 are taken (65535 is white); grey
-    values that are nowhere above 255 are 8 bits and stay.
+    """The image in RGB of 8 bits.
+
+    Transparency is dropped. Of 16 bits the upper 8 are taken (65535 is white); grey values that are nowhere above 255
+    are 8 bits and stay.
 
     Raises InputError for floats, 32 bits, and 16 bits of which the upper 8 would leave almost nothing.
     """
@@ -59,7 +62,7 @@ def as_rgb(image: Image.Image, stored: str, path: Path | str) -> Image.Image:
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA")  # Pillow warns of transparent palettes that become RGB in one step
     image = image.convert("RGB")
-    if re.search(r";16[BLN]$", stored) and max(high for _, high in image.getextrema()) < _ALMOST_BLACK:
+    if re.search(r";16[BLN]$", stored) and np.asarray(image).max() < _ALMOST_BLACK:
         raise InputError(_dark(path, "16-bit colours"))
     return image
 
