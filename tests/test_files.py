@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from css.system import files
+from css.system import files, tensors
 from css.system.files import atomic, read_json, write_json
 from css.system.log import Log
 from css.system.tensors import load_tensors, save_tensors
@@ -102,7 +102,7 @@ def test_full_disk_while_text_is_written(tmp_path, monkeypatch):
 def test_full_disk_while_tensors_are_written(tmp_path, monkeypatch, call):
     path = tmp_path / "model.safetensors"
     save_tensors(path, {"a": torch.zeros(2)})
-    monkeypatch.setattr(files.os if "." in call else files, call.split(".")[-1], disk_full)
+    monkeypatch.setattr(files.os if "." in call else tensors, call.split(".")[-1], disk_full)
     with pytest.raises(InputError, match=r"Cannot write .*model.safetensors: No space left on device; free some space"):
         save_tensors(path, {"a": torch.ones(2)})
     assert torch.equal(load_tensors(path)[0]["a"], torch.zeros(2)) and names(tmp_path) == ["model.safetensors"]
@@ -110,20 +110,20 @@ def test_full_disk_while_tensors_are_written(tmp_path, monkeypatch, call):
 
 def test_full_disk_as_safetensors_reports_it(tmp_path, monkeypatch):
     def wrapped(*_, **__):
-        raise files.SafetensorError("I/O error: No space left on device (os error 28)")
+        raise tensors.SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(files, "save_file", wrapped)
+    monkeypatch.setattr(tensors, "save_file", wrapped)
     with pytest.raises(InputError, match=r"Cannot write .*model.safetensors: .*No space left on device"):
         save_tensors(tmp_path / "model.safetensors", {})
 
 
 def test_tensors_and_facts_come_back(tmp_path):
     facts = {"epochs": 3, "history": [{"loss": 0.1 + 0.2}], "name": "ä", "none": None, "scaler": {}}
-    tensors = TENSORS | {"channels last": torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)}
-    save_tensors(tmp_path / "a.safetensors", tensors, facts)
+    several = TENSORS | {"channels last": torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)}
+    save_tensors(tmp_path / "a.safetensors", several, facts)
     loaded, facts_again = load_tensors(tmp_path / "a.safetensors")
-    assert facts_again == facts and loaded.keys() == tensors.keys()
-    for name, tensor in tensors.items():
+    assert facts_again == facts and loaded.keys() == several.keys()
+    for name, tensor in several.items():
         assert loaded[name].dtype == tensor.dtype and torch.equal(loaded[name], tensor), name
 
 

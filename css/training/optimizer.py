@@ -29,15 +29,15 @@ def make_optimizer(train: TrainConfig, model: nn.Module, lr: float) -> torch.opt
 def _watched(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     """Its first step checks the memory layout of gradients and restored state before, of new state after."""
 
+    to_come = ["before", "after"]  # a hook that took itself away would disturb those beside it
+
     def check(*_: Any) -> None:
-        require_one_layout(optimizer)
+        if to_come:
+            to_come.pop()
+            require_one_layout(optimizer)
 
-    def check_once(*_: Any) -> None:
-        check()
-        for handle in handles:
-            handle.remove()
-
-    handles = [optimizer.register_step_pre_hook(check), optimizer.register_step_post_hook(check_once)]
+    optimizer.register_step_pre_hook(check)
+    optimizer.register_step_post_hook(check)
     return optimizer
 
 
