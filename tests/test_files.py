@@ -136,19 +136,19 @@ def test_facts_are_optional_and_parameters_are_saved_without_gradient(tmp_path):
 def test_foreign_truncated_absent_and_empty_files(tmp_path):
     foreign = tmp_path / "foreign.safetensors"
     save_file(TENSORS, foreign)
-    with pytest.raises(InputError, match="foreign.safetensors is not a checkpoint of this program"):
+    with pytest.raises(InputError, match=r"foreign.safetensors is not a checkpoint of this program"):
         load_tensors(foreign)
     save_file(TENSORS, foreign, metadata={"format": "pt"})
-    with pytest.raises(InputError, match="foreign.safetensors is not a checkpoint of this program"):
+    with pytest.raises(InputError, match=r"foreign.safetensors is not a checkpoint of this program"):
         load_tensors(foreign)
     whole = tmp_path / "whole.safetensors"
     save_tensors(whole, TENSORS, {"epochs": 1})
     content = whole.read_bytes()
     for length in (0, 7, 100, len(content) - 1):
         whole.write_bytes(content[:length])
-        with pytest.raises(InputError, match="whole.safetensors is missing or corrupt.*delete"):
+        with pytest.raises(InputError, match=r"whole.safetensors is missing or corrupt.*delete"):
             load_tensors(whole)
-    with pytest.raises(InputError, match="absent.safetensors is missing or corrupt"):
+    with pytest.raises(InputError, match=r"absent.safetensors is missing or corrupt"):
         load_tensors(tmp_path / "absent.safetensors")
 
 
@@ -157,12 +157,12 @@ def test_json(tmp_path):
     write_json(path, {"iou": [0.1 + 0.2, None]})
     assert read_json(path) == {"iou": [0.1 + 0.2, None]}  # every digit of a float
     path.write_text(path.read_text()[:-5])
-    with pytest.raises(InputError, match="a.json is not readable JSON"):
+    with pytest.raises(InputError, match=r"a.json is not readable JSON"):
         read_json(path)
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(InputError, match="a.json is not readable JSON"):
+    with pytest.raises(InputError, match=r"a.json is not readable JSON"):
         read_json(path)
-    with pytest.raises(InputError, match="b.json does not exist"):
+    with pytest.raises(InputError, match=r"b.json does not exist"):
         read_json(tmp_path / "b.json")
 
 

@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # other.
 LAYERS = [
     {"tasks"},
-    {"tasks.datasets"},
+    {"tasks.folder"},
+    {"tasks.formats", "tasks.datasets"},
     {"css"},  # __version__
     {"css.summaries"},
     {"css.metrics", "css.losses", "css.system"},
