@@ -42,7 +42,7 @@ def share(folder: Path, rank: int, processes: int, arguments: Sequence[str]) -> 
         raise SystemExit(main(arguments))
 
 
-def run_forks(folder: Path, calls: Sequence[tuple], timeout: float = 180) -> Ended:
+def run_forks(folder: Path, calls: Sequence[tuple], timeout: float = 600) -> Ended:
     """Each call (a function and its arguments) in a fork; what they write goes to the same two files in the folder.
 
     As torchrun does, it ends the others when one has failed, whose exit code is the answer.

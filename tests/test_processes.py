@@ -37,7 +37,7 @@ def two(data, runs):
     """A run by two processes, started by torchrun as a user starts it."""
     environment = {**os.environ, "GPUS": "2", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "css", *run_arguments(data, runs, "two", "--method", "plop", protocol="2-1")]
-    outcome = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=180)
+    outcome = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=600)
     assert outcome.returncode == 0, outcome.stderr
     assert outcome.stdout.count("avg ") == 2  # one table, by the first process alone
     return runs / "two"

@@ -84,7 +84,7 @@ def live(arguments: list[str], cache: Path, function: str, calls: int) -> None:
 def exit_code_of_life(arguments: list[str], cache: Path, function: str, calls: int) -> int:
     process = PROCESSES.Process(target=live, args=(arguments, cache, function, calls))
     process.start()
-    process.join(timeout=120)
+    process.join(timeout=600)
     return process.exitcode
 
 
