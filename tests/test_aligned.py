@@ -48,7 +48,7 @@ def test_seconds_are_told(run):
 
 
 @pytest.mark.parametrize(
-    ("function", "calls"), [("css.s2mf.alignment.fit_drift", 2), ("css.s2mf.moments.FeatureMoments.update", 7)]
+    ("function", "calls"), [("css.s2mf.alignment.fit_drift", 2), ("css.s2mf.moments.FeatureMoments.update", 5)]
 )
 def test_killed(function, calls, run, data, tmp_path, monkeypatch):
     """In the second alignment, and while features of the second task are counted."""
