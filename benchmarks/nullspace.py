@@ -22,10 +22,9 @@ from torch import nn
 from css.config.settings import TrainConfig
 from css.losses import cross_entropy
 from css.model.segmenter import Segmenter
-from css.nullspace import GradientStatistics, Rule, for_parameters, project_updates
-from css.nullspace import projectors as projector
+from css.nullspace import GradientStatistics, Rule, for_parameters, project_updates, projector
 from css.nullspace.gram import Gram, Sketch
-from css.nullspace.layers import groups_of, layers_of, width_of
+from css.nullspace.layers import groups_of, input_width, layers_of
 from css.training.optimizer import make_optimizer
 
 CLASSES = 21
@@ -133,7 +132,7 @@ def compare_memory(model: Segmenter, batches: list[Batch]) -> None:
     gathered = GradientStatistics()
     gathered.collect(model, batches, loss)
     layers, grams = layers_of(model), [gram for grams in gathered.grams.values() for gram in grams]
-    dense = sum(groups_of(layer) * width_of(layer) ** 2 * 4 for layer in layers.values())
+    dense = sum(groups_of(layer) * input_width(layer) ** 2 * 4 for layer in layers.values())
     exact = sum(gram.bytes for gram in grams if isinstance(gram, Gram))
     full = sum(4 * gram.width * gram.size for gram in grams if isinstance(gram, Sketch))
     print(f"dense        {dense / MIB:7.0f} MiB   float32 matrices of every layer")
@@ -142,7 +141,7 @@ def compare_memory(model: Segmenter, batches: list[Batch]) -> None:
     decomposed = max(gram.width if isinstance(gram, Gram) else 2 * gram.size for gram in grams)
     seconds = timed(lambda: projector(gathered, HALF))
     print(f"projectors   {seconds:7.1f} s     of {len(gathered.grams)} layers, none decomposed wider than {decomposed}")
-    width = max(width_of(layer) for name, layer in layers.items() if name.startswith("encoder"))
+    width = max(input_width(layer) for name, layer in layers.items() if name.startswith("encoder"))
     rows = torch.randn(width, width, device=batches[0][0].device, dtype=torch.float64)
     seconds = timed(lambda: torch.linalg.eigh(rows @ rows.T))
     print(f"dense eigh   {seconds:7.1f} s     of one layer {width} wide")

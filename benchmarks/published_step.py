@@ -16,8 +16,7 @@ from nullspace import HALF, Batch, noise, timed
 from css.config.settings import TrainConfig
 from css.losses import cross_entropy, upsample
 from css.model.segmenter import Segmenter
-from css.nullspace import GradientStatistics, for_parameters, project_updates
-from css.nullspace import projectors as projector
+from css.nullspace import GradientStatistics, for_parameters, project_updates, projector
 from css.system.peak_memory import peak_mb, reset_peak
 from css.training.optimizer import make_optimizer
 from plop_baseline.pod import pod_loss
@@ -71,7 +70,7 @@ def parse() -> argparse.Namespace:
 class Steps:
     """The variants of a step on one batch."""
 
-    def __init__(self, encoder: str, device: torch.device, dtype: torch.dtype, batch: Batch):
+    def __init__(self, encoder: str, device: torch.device, dtype: torch.dtype, batch: Batch) -> None:
         torch.manual_seed(0)
         model = Segmenter(encoder).to(device, memory_format=torch.channels_last)
         model.grow(range(OLD))

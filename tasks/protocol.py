@@ -25,7 +25,7 @@ def split_classes(protocol: str, num_classes: int, order: Sequence[int] | None =
     """
     first, step = _parse(protocol, num_classes)
     order = list(range(1, num_classes + 1)) if order is None else [int(class_id) for class_id in order]
-    _check_order(order, num_classes)
+    _require_order(order, num_classes)
     later = [order[start : start + step] for start in range(first, num_classes, step)]
     return [[BACKGROUND, *order[:first]], *later]
 
@@ -36,7 +36,7 @@ def split_evenly(protocol: str, num_classes: int, order: Sequence[int] | None = 
     Otherwise as `split_classes`. Raises InputError for a K that does not divide the classes.
     """
     order = list(range(1, num_classes + 1)) if order is None else [int(class_id) for class_id in order]
-    _check_order(order, num_classes)
+    _require_order(order, num_classes)
     fitting = [k for k in range(2, num_classes // 2 + 1) if num_classes % k == 0]
     advice = f"choose one of {', '.join(f'{k}-split' for k in fitting)}" if fitting else "choose other classes"
     match = re.fullmatch(r"([1-9][0-9]*)-split", protocol)
@@ -67,8 +67,8 @@ def select_images(presence: np.ndarray, groups: list[list[int]], index: int, set
 
     Raises InputError for an unknown setting or split.
     """
-    _check_choice("setting", setting, SETTINGS)
-    _check_choice("split", split, ("train", "test"))
+    _require_choice("setting", setting, SETTINGS)
+    _require_choice("split", split, ("train", "test"))
     if split == "test":
         return np.flatnonzero(_holds_any(presence, seen_classes(groups, index)))
     chosen = _holds_any(presence, groups[index])
@@ -101,10 +101,10 @@ def label_lut(
 
     Raises InputError for an unknown option value.
     """
-    _check_choice("split", split, ("train", "val", "test"))
-    _check_choice("future", future, ("background", "ignore"))
-    _check_choice("void", void, ("background", "ignore"))
-    _check_choice("setting", setting, SETTINGS)
+    _require_choice("split", split, ("train", "val", "test"))
+    _require_choice("future", future, ("background", "ignore"))
+    _require_choice("void", void, ("background", "ignore"))
+    _require_choice("setting", setting, SETTINGS)
 
     unlabelled = VOID if future == "ignore" and split != "train" else BACKGROUND
     old_is_labelled = split == "test" or setting == "sequential"
@@ -147,7 +147,7 @@ def _parse(protocol: str, num_classes: int) -> tuple[int, int]:
     return first, step
 
 
-def _check_order(order: list[int], num_classes: int) -> None:
+def _require_order(order: list[int], num_classes: int) -> None:
     if len(order) != num_classes:
         raise InputError(f"the class order names {len(order)} classes instead of {num_classes}: name each class once.")
     if len(set(order)) != len(order):
@@ -161,11 +161,11 @@ def _check_order(order: list[int], num_classes: int) -> None:
         )
 
 
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+def _require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise InputError(f"{name} {value!r} is unknown: choose one of {', '.join(choices)}.")
 
 
 def _holds_any(presence: np.ndarray, classes: list[int]) -> np.ndarray:
     """bool (images,): which images hold at least one of the classes, the background not counted."""
-    return presence[:, [class_id for class_id in classes if class_id != BACKGROUND]].any(axis=1)
+    return np.any(presence[:, [class_id for class_id in classes if class_id != BACKGROUND]], axis=1)

@@ -13,7 +13,7 @@ from torch import nn
 
 from css.analysis.draw import _path
 from css.analysis.landscape import plane_through
-from css.analysis.measure import compare, gate_shares, make_split, measure, recognised
+from css.analysis.measure import compare, gate_shares, make_models, measure, recognised
 from css.analysis.task import Analysis
 
 
@@ -40,11 +40,11 @@ def state_of(*logits):
 
 
 @pytest.fixture
-def split():
+def models():
     old = {name: value for name, value in state_of(2.0, 0.0, 0.0).items() if not name.startswith("classifiers.1")}
     slow, fast, fused = state_of(1.0, 0.0, 0.0), state_of(0.0, 0.0, 3.0), state_of(1.0, 0.0, 1.0)
     assert len(old) < len(fast)
-    return make_split(Pixelwise([0.0, 0.0, 0.0]), old, slow, fast, fused, 1)
+    return make_models(Pixelwise([0.0, 0.0, 0.0]), old, slow, fast, fused, 1)
 
 
 # Two images of 1 x 2 pixels: background, old class; new class, void.
@@ -55,8 +55,8 @@ def cross_entropy(logits, label):
     return math.log(sum(map(math.exp, logits))) - logits[label]
 
 
-def test_losses_are_those_of_old_and_of_new_pixels(split):
-    found = measure(split, split.fast, BATCHES)
+def test_losses_are_those_of_old_and_of_new_pixels(models):
+    found = measure(models, models.fast, BATCHES)
     logits = [0.0, 0.0, 3.0]
     assert found["old_loss"] == pytest.approx((cross_entropy(logits, 0) + cross_entropy(logits, 1)) / 2)
     assert found["new_loss"] == pytest.approx(cross_entropy(logits, 2))
@@ -64,30 +64,30 @@ def test_losses_are_those_of_old_and_of_new_pixels(split):
     assert (found["old"], found["new"]) == (0.0, pytest.approx(1 / 3, abs=1e-5))
 
 
-def test_autocast_does_not_go_on_with_the_weights_of_another_model(split):
-    alone = [measure(split, state, BATCHES) for state in (split.slow, split.fast)]
+def test_autocast_does_not_go_on_with_the_weights_of_another_model(models):
+    alone = [measure(models, state, BATCHES) for state in (models.slow, models.fast)]
     with torch.autocast("cpu", torch.bfloat16):
-        together = [measure(split, state, BATCHES) for state in (split.slow, split.fast)]
+        together = [measure(models, state, BATCHES) for state in (models.slow, models.fast)]
     for expected, found in zip(alone, together, strict=True):
         assert found["new_loss"] == pytest.approx(expected["new_loss"], rel=0.02)
 
 
-def test_without_a_new_pixel_there_is_no_new_loss(split):
+def test_without_a_new_pixel_there_is_no_new_loss(models):
     images, labels = BATCHES[0]
-    found = measure(split, split.slow, [(images[:1], labels[:1])])
+    found = measure(models, models.slow, [(images[:1], labels[:1])])
     assert found["new_loss"] is None and found["new"] is None and found["old_loss"] is not None
 
 
-def test_old_model_answers_with_its_own_classes_alone(split):
+def test_old_model_answers_with_its_own_classes_alone(models):
     """Its loss is that of its own soft-max over two channels; over three it would be larger."""
-    found = measure(split, split.old, BATCHES)
+    found = measure(models, models.old, BATCHES)
     expected = (cross_entropy([2.0, 0.0], 0) + cross_entropy([2.0, 0.0], 1)) / 2
     assert found["old_loss"] == pytest.approx(expected, abs=1e-4)
-    assert found["old_loss"] < measure(split, split.old | {"classifiers.1.bias": torch.zeros(1)}, BATCHES)["old_loss"]
+    assert found["old_loss"] < measure(models, models.old | {"classifiers.1.bias": torch.zeros(1)}, BATCHES)["old_loss"]
 
 
-def test_path_ends_at_fast_and_slow_and_keeps_the_new_classifier(split):
-    found = compare(split, BATCHES)
+def test_path_ends_at_fast_and_slow_and_keeps_the_new_classifier(models):
+    found = compare(models, BATCHES)
     first, last = found["path"][0], found["path"][-1]
     assert {**first, "alpha": None} == {**found["models"]["fast"], "alpha": None}
     # at alpha 1 the old classifier is the slow model's, the new one still the fast model's
@@ -96,12 +96,12 @@ def test_path_ends_at_fast_and_slow_and_keeps_the_new_classifier(split):
     assert found["best_linear"] == found["path"][means.index(max(means))]
 
 
-def test_increase_at_fusion_is_against_the_model_that_knows(split):
-    found = compare(split, BATCHES)
-    models, increase = found["models"], found["increase"]["fused"]
-    assert increase["old"] == pytest.approx(models["fused"]["old_loss"] - models["old"]["old_loss"])
-    assert increase["new"] == pytest.approx(models["fused"]["new_loss"] - models["fast"]["new_loss"])
-    swapped = split._replace(slow=split.fast, fast=split.slow)  # must be noticed
+def test_increase_at_fusion_is_against_the_model_that_knows(models):
+    found = compare(models, BATCHES)
+    scores, increase = found["models"], found["increase"]["fused"]
+    assert increase["old"] == pytest.approx(scores["fused"]["old_loss"] - scores["old"]["old_loss"])
+    assert increase["new"] == pytest.approx(scores["fused"]["new_loss"] - scores["fast"]["new_loss"])
+    swapped = models._replace(slow=models.fast, fast=models.slow)  # must be noticed
     assert compare(swapped, BATCHES)["increase"]["fused"]["new"] != pytest.approx(increase["new"])
 
 

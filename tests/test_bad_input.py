@@ -81,7 +81,7 @@ def test_incomplete_or_unknown_command(arguments):
         (["--method", "plopp"], ["--method plopp", "finetune, joint, plop"]),
         (["--method", "no_such_module:Method"], ["--method no_such_module:Method", "module path"]),
         (["--method", "css.method:no_such_class"], ["--method css.method:no_such_class"]),
-        (["--method", "css.method:cross_entropy"], ["not a subclass"]),
+        (["--method", "css.method.contract:cross_entropy"], ["not a subclass"]),
         (["--train.crop", "56"], ["--train.crop 56", "multiple of 16"]),
         (["--train.crop", "16"], ["--train.crop 16", "at least 32"]),
         (["--train.crop", "48"], ["--train.crop 48", "plop", "64"]),

@@ -247,8 +247,7 @@ def test_nsp_holds_the_running_statistics(runs):
 
 def test_nsp_leaves_old_answers_as_they_were_and_plain_steps_do_not():
     """With frozen BatchNorm, in double precision, whatever the number of steps (Adam-NSCL, Eq. 3)."""
-    from css.nullspace import GradientStatistics, Rule, for_parameters, project_updates
-    from css.nullspace import projectors as projector
+    from css.nullspace import GradientStatistics, Rule, for_parameters, project_updates, projector
 
     torch.manual_seed(0)
     old, new = torch.randn(4, 3, 8, 8, dtype=torch.float64), torch.randn(4, 3, 8, 8, dtype=torch.float64)

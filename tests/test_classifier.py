@@ -7,7 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from css.losses import cross_entropy, kl_divergence
-from css.model.classifier import IMAGENET, Classifier, width_of
+from css.model.classifier import Classifier, width_of
+from css.model.encoder_weights import IMAGENET
 from tasks import InputError
 
 GROUPS = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]

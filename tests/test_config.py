@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from css import __version__ as css_version
 from css.config.compare import differences
 from css.config.files import CONFIG_FILE, as_dict, merge, read_config, read_yaml, save_config
-from css.config.settings import ModelConfig, RunConfig, TrainConfig
-from css.run.checks import check_config, resolve
+from css.config.settings import EVERY, LATER, PLACE, ModelConfig, RunConfig, TrainConfig
+from css.run.checks import require_config, resolve
 from css.run.presets import from_dict, preset
 from tasks import InputError
 from tasks.datasets.registry import data_root
@@ -25,8 +27,8 @@ def small(method="finetune", train=None, **changes):
 @pytest.mark.parametrize("dataset", ["voc", "shapes"])
 @pytest.mark.parametrize("method", ["finetune", "joint", "plop"])
 def test_presets_can_work(dataset, method):
-    check_config(preset(dataset, method), world=1)
-    check_config(preset(dataset, method), world=2)
+    require_config(preset(dataset, method), world=1)
+    require_config(preset(dataset, method), world=2)
 
 
 @pytest.mark.parametrize(
@@ -54,17 +56,17 @@ def test_presets_can_work(dataset, method):
 def test_training_settings_that_cannot_work(monkeypatch, train, world, says):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     if says is None:
-        check_config(small(train=train), world)
+        require_config(small(train=train), world)
     else:
         with pytest.raises(InputError, match=says):
-            check_config(small(train=train), world)
+            require_config(small(train=train), world)
 
 
 def test_synchronised_batch_norm_on_gpus_takes_one_image_per_process(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    check_config(small(train={"sync_bn": True, "batch": 2}), world=2)
+    require_config(small(train={"sync_bn": True, "batch": 2}), world=2)
     with pytest.raises(InputError, match="one image at a time"):
-        check_config(small(train={"sync_bn": True, "batch": 1}), world=1)
+        require_config(small(train={"sync_bn": True, "batch": 1}), world=1)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +80,7 @@ def test_synchronised_batch_norm_on_gpus_takes_one_image_per_process(monkeypatch
 )
 def test_run_settings_that_cannot_work(config, says):
     with pytest.raises(InputError, match=says):
-        check_config(config, 1)
+        require_config(config, 1)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +89,7 @@ def test_run_settings_that_cannot_work(config, says):
         ("nothing", "choose from finetune, joint, plop"),
         ("no.such.module:Method", "cannot be imported"),
         ("css.method:Nothing", "cannot be imported"),
-        ("css.method:NoOptions", "is not a subclass"),
+        ("css.method.contract:NoOptions", "is not a subclass"),
     ],
 )
 def test_unknown_method(method, says):
@@ -252,3 +254,33 @@ def test_files_that_hold_no_settings(tmp_path, content, says):
         path.write_bytes(content)
     with pytest.raises(InputError, match=f"config.yaml {says}"):
         read_yaml(path)
+
+
+def test_every_setting_says_what_it_decides():
+    for section in (RunConfig, ModelConfig, TrainConfig):
+        for field in dataclasses.fields(section):
+            inner = field.name in ("model", "train")
+            assert inner or field.metadata in (EVERY, LATER, PLACE), f"{section.__name__}.{field.name}"
+
+
+def test_a_setting_that_an_older_version_had_not_is_the_default():
+    config = small("plop")
+    older = as_dict(config)
+    del older["train"]["bn_group"], older["void"]
+    assert differences(as_dict(config), older) == []
+    changed = dataclasses.replace(config, void="background")
+    assert differences(as_dict(changed), older) == ["void is 'background' here and 'ignore' there"]
+
+
+@pytest.mark.parametrize(("made_by", "refused"), [("99.0.0", True), ("0.1.0", False), ("", False), (None, False)])
+def test_a_folder_of_a_newer_version(made_by, refused, tmp_path):
+    save_config(dataclasses.replace(small("plop"), runs=tmp_path, name="run"), "data")
+    file = tmp_path / "run" / CONFIG_FILE
+    values = yaml.safe_load(file.read_text())
+    assert values.pop("version") == css_version
+    file.write_text(yaml.safe_dump(values | ({} if made_by is None else {"version": made_by})))
+    if refused:
+        with pytest.raises(InputError, match="made by version 99.0.0 of this toolkit, and this is"):
+            read_config(tmp_path / "run")
+    else:
+        assert read_config(tmp_path / "run") == values

@@ -9,8 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from css.model.dilation import SparseTapConv2d
-from css.nullspace import GradientStatistics, Rule
-from css.nullspace import projectors as projector
+from css.nullspace import GradientStatistics, Rule, projector
 from css.nullspace.layers import input_rows, rows_of, split_rows
 from tasks import InputError
 
@@ -182,7 +181,7 @@ def test_round_trip_gives_the_same_projectors():
 def test_statistics_of_another_network():
     layer, x, y = regression()
     statistics = gathered(layer, x, y)
-    statistics.check(layer)
+    statistics.require_fit(layer)
     for other in (nn.Linear(9, 4), nn.Linear(8, 4, bias=False), nn.Sequential(layer)):
         with pytest.raises(InputError, match="another architecture"):
-            statistics.check(other)
+            statistics.require_fit(other)

@@ -7,8 +7,7 @@ import torch
 from small_regression import DOUBLE, gathered, mse, regression
 from torch import nn
 
-from css.nullspace import GradientStatistics, Rule
-from css.nullspace import projectors as projector
+from css.nullspace import GradientStatistics, Rule, projector
 from tasks import InputError
 
 RULES = [Rule("energy", 0.01), Rule("relative", 1e-3), Rule("fraction", 0.3), Rule("budget", 1e-4), Rule("ratio", 10)]

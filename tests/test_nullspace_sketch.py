@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from css.nullspace import GradientStatistics, Rule
-from css.nullspace import projectors as projector
+from css.nullspace import GradientStatistics, Rule, projector
 from css.nullspace.gram import LIGHT, Gram, Sketch
 
 DOUBLE = torch.float64

@@ -7,8 +7,7 @@ import torch
 from small_regression import DOUBLE, gathered, mse, regression
 from torch import nn
 
-from css.nullspace import GradientStatistics, Rule, for_parameters, project_total, project_updates
-from css.nullspace import projectors as projector
+from css.nullspace import GradientStatistics, Rule, for_parameters, project_total, project_updates, projector
 from css.nullspace.layers import rows_of
 from tasks import InputError
 

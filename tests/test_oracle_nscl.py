@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from css.nullspace import GradientStatistics, Rule, for_parameters, project_total
-from css.nullspace import projectors as projector
+from css.nullspace import GradientStatistics, Rule, for_parameters, project_total, projector
 
 ARCHIVE = np.load(Path(__file__).parent / "oracles" / "nscl.npz", allow_pickle=False)
 LAYERS = range(int(ARCHIVE["n_layers"]))

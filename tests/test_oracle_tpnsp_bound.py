@@ -8,8 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from css.nullspace import GradientStatistics, Rule
-from css.nullspace import projectors as projector
+from css.nullspace import GradientStatistics, Rule, projector
 from tasks.source import VOID
 
 ARCHIVE = np.load(Path(__file__).parent / "oracles" / "tpnsp_bound.npz", allow_pickle=False)

@@ -25,7 +25,7 @@ MOMENTS = {
     "task 0, first checkpoint written but not in place": (FINETUNE, "css.system.files.os.replace", 2),
     "task 0, second epoch": (FINETUNE, "css.system.log.Log.write", 6),
     "task 0, before its test": (FINETUNE, "css.run.flow.evaluate", 1),
-    "task 0, its folder half written": (FINETUNE, "css.report.segmentation.save_predictions", 1),
+    "task 0, its folder half written": (FINETUNE, "css.report.pictures.save_predictions", 1),
     "task 0, its folder written, checkpoints not removed": (FINETUNE, "shutil.rmtree", 1),
     "between the tasks, before results.json": (FINETUNE, "css.run.flow.write_results", 1),
     "between the tasks, after results.json": (FINETUNE, "css.model.segmenter.Segmenter.frozen", 1),

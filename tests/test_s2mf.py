@@ -11,8 +11,7 @@ from small_voc import QUICK_S2MF, Killed, css, kill_at, read_results, run_argume
 from css.config.files import as_dict, merge, read_config
 from css.method.contract import Method
 from css.method.registry import default_options, make_method
-from css.nullspace import GradientStatistics
-from css.nullspace import projectors as projector
+from css.nullspace import GradientStatistics, projector
 from css.nullspace.layers import rows_of
 from css.run.presets import from_dict, preset
 from css.s2mf.algorithm import MODELS_FILE, Split2MetaFusion

@@ -18,8 +18,7 @@ from css.kinds.segmentation import Segmentation
 from css.losses import kl_divergence
 from css.method.contract import plain_losses
 from css.model.state import snapshot
-from css.nullspace import GradientStatistics, Rule
-from css.nullspace import projectors as projector
+from css.nullspace import GradientStatistics, Rule, projector
 from css.nullspace.layers import rows_of
 from css.s2mf.algorithm import Split2MetaFusion
 from css.s2mf.slow import StatisticsOptions, _label_loss, _logit_loss, _sampled_loss, divide_epochs
@@ -52,7 +51,7 @@ def states(model):
 
 
 def test_epochs_of_slow_and_fast_model():
-    assert [divide_epochs(*numbers, "--options") for numbers in ((8, 0.25), (30, 0.25), (2, 0.25), (8, 0.5), (5, 0.3))] == [
+    assert [divide_epochs(*numbers, "") for numbers in ((8, 0.25), (30, 0.25), (2, 0.25), (8, 0.5), (5, 0.3))] == [
         (6, 2), (22, 8), (1, 1), (4, 4), (3, 2),
     ]  # fmt: skip
 

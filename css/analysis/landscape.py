@@ -6,17 +6,18 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from css.analysis.measure import Batches, Split, measure
+from css.analysis.measure import Batches, Models, measure
 from css.model.state import State
 
-GRID = 9  # points of the landscape in each direction
+POINTS = 9  # points of the landscape in each direction
 MARGIN = 0.3  # of the landscape's sides around its models
 
 
 class Plane(NamedTuple):
     """Through three models; coordinates are distances in the space of the parameters of encoder and decoder, in which
     `along` and `across` are orthonormal. Old classifiers, of which the bias of the background jumps when a new one is
-    added, and BatchNorm's statistics, whose size has nothing to do with that of weights, move in proportion."""
+    added, and BatchNorm's statistics, whose size has nothing to do with that of weights, move in proportion.
+    """
 
     origin: State
     along: State
@@ -40,7 +41,8 @@ class Plane(NamedTuple):
 
 def plane_through(origin: State, second: State, third: State, without: str) -> Plane:
     """By Gram-Schmidt, over the entries that do not begin with `without`. Raises ValueError if the three models lie on
-    one line."""
+    one line.
+    """
     names = [name for name, value in origin.items() if value.is_floating_point() and not name.startswith(without)]
     first, other = ({name: model[name].double() - origin[name].double() for name in names} for model in (second, third))
     scale = _dot(other, other) ** 0.5
@@ -65,26 +67,27 @@ def _unit(direction: State, scale: float) -> State:
     return {name: value / length for name, value in direction.items()}
 
 
-def landscape(split: Split, batches: Batches) -> dict[str, Any]:
+def landscape(models: Models, batches: Batches) -> dict[str, Any]:
     """Old and new loss on the plane through old, slow and fast model (Fig. 5), or through old, fast and fused one where
-    the slow model is the old one; None if that is a line, too. BatchNorm's statistics move with all else."""
+    the slow model is the old one; None if that is a line, too. BatchNorm's statistics move with all else.
+    """
     names = ["old", "slow", "fast", "fused"]
     try:
-        plane = plane_through(split.old, split.slow, split.fast, split.new_classifier)
+        plane = plane_through(models.old, models.slow, models.fast, models.new_classifier)
     except ValueError:
         try:
-            plane = plane_through(split.old, split.fast, split.fused, split.new_classifier)
+            plane = plane_through(models.old, models.fast, models.fused, models.new_classifier)
         except ValueError:
             return {"points": None}
-    points = {name: plane.coordinates(getattr(split, name)) for name in names}
+    points = {name: plane.coordinates(getattr(models, name)) for name in names}
     axes = []
     for axis in (0, 1):
         values = [point[axis] for point in points.values()]
         edge = MARGIN * (max(values) - min(values))
-        axes.append(torch.linspace(min(values) - edge, max(values) + edge, GRID).tolist())
-    losses = {"old": [], "new": []}
+        axes.append(torch.linspace(min(values) - edge, max(values) + edge, POINTS).tolist())
+    losses: dict[str, list[list[float | None]]] = {"old": [], "new": []}
     for y in tqdm(axes[1], desc="landscape", unit="row", leave=False):
-        row = [measure(split, plane.at(x, y, split.fast), batches) for x in axes[0]]
+        row = [measure(models, plane.at(x, y, models.fast), batches) for x in axes[0]]
         for group in losses:
             losses[group].append([point[f"{group}_loss"] for point in row])
     return {"points": points, "x": axes[0], "y": axes[1], "losses": losses}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from css.analysis.draw import ALIGNED, draw_gates, draw_landscape, draw_path, draw_story
 from css.analysis.landscape import landscape
-from css.analysis.measure import Batches, Split, compare, gate_shares, make_split, measure, recognised
+from css.analysis.measure import Batches, Models, compare, gate_shares, make_models, measure, recognised
 from css.config.settings import RunConfig
 from css.dream.draw import class_palette, draw_dreams
 from css.kinds.choice import kind_of
@@ -43,38 +43,39 @@ class Analysis:
 
     def __init__(
         self, run: Path, task: Task, old: Segmenter, fused: Segmenter, config: RunConfig, processes: Processes
-    ):
+    ) -> None:
         self.task, self.old, self.fused, self.config, self.processes = task, old, fused, config, processes
         self.home, self.name = run / "analysis", f"task_{task.index}"
         self.record, _ = load_tensors(task_folder(run, task.index) / MODELS_FILE)
         self.aligned = snapshot(fused)
         set_classifiers(fused, **part(self.record, "unaligned"))
-        self.split = self._split()
+        self.models = self._models()
 
     def measure(self, images: int, judge: Segmenter | None) -> dict[str, Any]:
         """Everything, written to RUN/analysis/task_K*. `images`: at most so many test images; `judge`: an independent
-        network, which looks at the dreams."""
+        network, which looks at the dreams.
+        """
         with autocast(self.config, self.processes):
             test = self._batches(self._spread(images))
-            found = compare(self.split, test)
+            found = compare(self.models, test)
             if self.config.options.align:
-                found["models"]["aligned"] = measure(self.split, self.aligned, test)
+                found["models"]["aligned"] = measure(self.models, self.aligned, test)
             if (real := self._fused_on_real_images()) is not None:
-                found["models"]["fused_real"] = measure(self.split, real, test)
-            found["landscape"] = landscape(self.split, self._batches(self._half_new(FEW)))
+                found["models"]["fused_real"] = measure(self.models, real, test)
+            found["landscape"] = landscape(self.models, self._batches(self._half_new(FEW)))
             found["dreams"] = {name: self._dreams(name, judge) for name in ("old", "new")}
         found["gates"] = gate_shares(part(self.record, "gate"), self.fused)
         self._draw(found)
         write_json(self.home / f"{self.name}.json", found)
         return found
 
-    def _split(self) -> Split:
+    def _models(self) -> Models:
         states = [self.old.state_dict(), part(self.record, "slow"), part(self.record, "fast"), self.fused.state_dict()]
         device = self.processes.device
         old, slow, fast, fused = (
             {name: value.detach().clone().to(device) for name, value in state.items()} for state in states
         )
-        return make_split(self.fused, old, slow, fast, fused, self.task.index)
+        return make_models(self.fused, old, slow, fast, fused, self.task.index)
 
     def _fused_on_real_images(self) -> State | None:
         """Gates between the same two models, learnt on training images of old and of new classes in place of dreams:
@@ -89,8 +90,8 @@ class Analysis:
         only_old = np.flatnonzero(shows_old & ~shows_new)
         if not len(only_old):
             return None
-        options, split = self.config.options.fuse, self.split
-        fusion = make_fusion(self.task, self.config, options, self.fused, split.slow, split.fast, self.old)
+        options, models = self.config.options.fuse, self.models
+        fusion = make_fusion(self.task, self.config, options, self.fused, models.slow, models.fast, self.old)
         return fusion.fuse(self._crops(only_old), self._crops(self.task.train_indices)).state
 
     def _crops(self, indices: np.ndarray) -> Tensor:
@@ -118,10 +119,10 @@ class Analysis:
 
     def _dreams(self, name: str, judge: Segmenter | None) -> dict[str, Any]:
         images, queries = (self.record[f"{name}.{what}"] for what in ("images", "queries"))
-        num_old, num_all = self.split.num_old, len(self.fused.classes)
+        num_old, num_all = self.models.num_old, len(self.fused.classes)
         dreamt = range(1, num_old) if name == "old" else range(num_old, num_all)
-        teacher = self.split.old if name == "old" else self.split.fast
-        answers = {"teacher": self._answers(teacher, images), "fused": self._answers(self.split.fused, images)}
+        teacher = self.models.old if name == "old" else self.models.fast
+        answers = {"teacher": self._answers(teacher, images), "fused": self._answers(self.models.fused, images)}
         if judge is not None:
             answers["judge"] = self._judged(judge, images)
         palette = class_palette(self.fused.classes)
@@ -155,8 +156,8 @@ def require_fused(run: Path, index: int) -> None:
     """Raises InputError if Split2MetaFusion left no models of this task."""
     if not (task_folder(run, index) / MODELS_FILE).exists():
         raise InputError(
-            f"{task_folder(run, index)} has no {MODELS_FILE}: css analyse needs a task after the first of a run of BASE+s2mf "
-            "with --options.fusion linear or meta."
+            f"{task_folder(run, index)} has no {MODELS_FILE}: css analyse needs a task after the first of a run of "
+            "BASE+s2mf with --options.fusion linear or meta."
         )
 
 

@@ -1,33 +1,52 @@
 """In which settings two runs differ, and which of them a first task does not see."""
 
+import dataclasses
 from typing import Any
 
 from css.config.files import FINGERPRINT
+from css.config.settings import LATER, PLACE, ModelConfig, RunConfig, TrainConfig
 
-# Where things lie and how fast they go, not what is computed.
-_NOT_COMPARED = {"data_root", "runs", "name", "task0"}
-_FIRST_TASK_IGNORES = {"method", "options", "protocol", "setting", "order", "classes", "future", "void", "evaluation"}
-_FIRST_TASK_TRAIN_IGNORES = {"later_epochs", "later_lr", "later_batch_norm"}
+_SECTIONS = {"": RunConfig, "model.": ModelConfig, "train.": TrainConfig}
 
 
-def differences(mine: dict, other: dict, first_task_only: bool = False) -> list[str]:
+def _deciding(what: dict[str, str]) -> set[str]:
+    """Names of the settings that decide this, as "train.workers"."""
+    return {
+        f"{section}{field.name}"
+        for section, settings in _SECTIONS.items()
+        for field in dataclasses.fields(settings)
+        if field.metadata == what
+    }
+
+
+# A run folder of an earlier version lacks what was added since; it was made with what is the default now.
+_DEFAULTS = {
+    f"{section}{field.name}": list(field.default) if isinstance(field.default, tuple) else field.default
+    for section, settings in _SECTIONS.items()
+    for field in dataclasses.fields(settings)
+    if field.default is not dataclasses.MISSING
+}
+_NOT_COMPARED = _deciding(PLACE)
+_NOT_OF_A_FIRST_TASK = _deciding(LATER) | {FINGERPRINT}
+
+
+def differences(mine: dict[str, Any], other: dict[str, Any], first_task_only: bool = False) -> list[str]:
     """Settings in which two configurations (as `as_dict` gives them) differ, one phrase each."""
-
-    def flat(values: dict, prefix: str = "") -> dict[str, Any]:
-        result = {}
-        for key, value in values.items():
-            if isinstance(value, dict):
-                result.update(flat(value, f"{prefix}{key}."))
-            else:
-                result[f"{prefix}{key}"] = value
-        return result
-
-    ignored = _NOT_COMPARED | {"train.workers"}
-    if first_task_only:
-        ignored |= _FIRST_TASK_IGNORES | {FINGERPRINT} | {f"train.{name}" for name in _FIRST_TASK_TRAIN_IGNORES}
-    first, second = flat(mine), flat(other)
+    ignored = _NOT_COMPARED | (_NOT_OF_A_FIRST_TASK if first_task_only else set())
+    pairs = [{**_DEFAULTS, **_flat(values)} for values in (mine, other)]
     return [
-        f"{key} is {first.get(key)!r} here and {second.get(key)!r} there"
-        for key in sorted(first.keys() | second.keys())
-        if key not in ignored and key.split(".")[0] not in ignored and first.get(key) != second.get(key)
+        f"{key} is {first!r} here and {second!r} there"
+        for key in sorted(pairs[0].keys() | pairs[1].keys())
+        if key not in ignored and key.split(".")[0] not in ignored
+        if (first := pairs[0].get(key)) != (second := pairs[1].get(key))
     ]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            result |= _flat(value, f"{prefix}{key}.")
+        else:
+            result[f"{prefix}{key}"] = value
+    return result

@@ -10,6 +10,12 @@ OptionsT = TypeVar("OptionsT")
 BatchNormMode = Literal["train", "freeze", "freeze-stats"]
 
 
+# What a setting decides, in the metadata of its field. `css.config.compare` reads it.
+EVERY = {"decides": "every task"}
+LATER = {"decides": "later tasks"}  # or the first one by its images and classes, which are compared as such
+PLACE = {"decides": "place"}  # where things lie and how fast they go, not what is computed
+
+
 @dataclass(frozen=True)
 class NoOptions:
     """For methods without a setting of their own."""
@@ -17,98 +23,108 @@ class NoOptions:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    encoder: str = "resnet101"
+    """The network."""
+
+    encoder: str = field(default="resnet101", metadata=EVERY)
     """Any encoder of segmentation-models-pytorch that can work at output stride 16."""
-    encoder_weights: str = "imagenet"
+    encoder_weights: str = field(default="imagenet", metadata=EVERY)
     """none, imagenet (downloaded by smp) or the path of a file of the same architecture."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    epochs: int = 30
+    """How a task is trained."""
+
+    epochs: int = field(default=30, metadata=EVERY)
     """Epochs per task."""
-    later_epochs: int | None = None
+    later_epochs: int | None = field(default=None, metadata=LATER)
     """Epochs of the tasks after the first, if different."""
-    batch: int = 24
+    batch: int = field(default=24, metadata=EVERY)
     """Images per optimiser step, over all processes."""
-    accumulate: int = 1
+    accumulate: int = field(default=1, metadata=EVERY)
     """Split each step into this many smaller batches (less memory; BatchNorm sees the smaller ones)."""
-    crop: int = 512
+    crop: int = field(default=512, metadata=EVERY)
     """Side of the training and test crops in pixels, a multiple of 16."""
-    lr: float = 0.01
+    lr: float = field(default=0.01, metadata=EVERY)
     """Learning rate of the first task (poly 0.9 per iteration)."""
-    later_lr: float = 0.001
+    later_lr: float = field(default=0.001, metadata=LATER)
     """Learning rate of the tasks after the first."""
-    momentum: float = 0.9
+    momentum: float = field(default=0.9, metadata=EVERY)
     """Nesterov momentum."""
-    weight_decay: float = 1e-4
+    weight_decay: float = field(default=1e-4, metadata=EVERY)
     """Weight decay on every parameter."""
-    optimizer: Literal["sgd", "adam", "apex"] = "sgd"
+    optimizer: Literal["sgd", "adam", "apex"] = field(default="sgd", metadata=EVERY)
     """torch's fused SGD, torch's Adam, or NVIDIA apex' FusedSGD."""
-    halve_at: tuple[float, ...] | None = None
+    halve_at: tuple[float, ...] | None = field(default=None, metadata=EVERY)
     """Halve the learning rates at these shares of the epochs (0.5: halfway), instead of poly 0.9."""
-    classifier_lr: float | None = None
+    classifier_lr: float | None = field(default=None, metadata=EVERY)
     """Learning rate of the classifiers, in every task, if different; they have no weight decay then."""
-    batch_norm_lr: float | None = None
+    batch_norm_lr: float | None = field(default=None, metadata=EVERY)
     """Learning rate of BatchNorm's weights and biases, in every task, if different."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = field(default="auto", metadata=EVERY)
     """Autocast type; auto is bf16 where the hardware multiplies it (GPU, CPU with AMX or AVX512-BF16), else fp32."""
-    bn_group: int | None = None
+    bn_group: int | None = field(default=None, metadata=EVERY)
     """BatchNorm statistics over groups of this many images: 12 on one GPU with --train.batch 24 is "2 x 12 images"."""
-    sync_bn: bool = False
+    sync_bn: bool = field(default=False, metadata=EVERY)
     """BatchNorm statistics over the batch of all processes (GPUs only)."""
-    later_batch_norm: BatchNormMode = "train"
+    later_batch_norm: BatchNormMode = field(default="train", metadata=LATER)
     """BatchNorm in the tasks after the first: trained (as published), normalising with running statistics that stay as
     they are (freeze-stats), or unchanged altogether (freeze)."""
-    workers: int = 2
+    workers: int = field(default=2, metadata=PLACE)
     """Processes that decode images, per training process. Does not change results."""
 
 
 @dataclass(frozen=True)
 class RunConfig(Generic[OptionsT]):
-    dataset: tyro.conf.Positional[str]
+    """One run: a stream, a method and its options, and how both are trained and tested."""
+
+    dataset: tyro.conf.Positional[str] = field(metadata=EVERY)
     """voc or shapes; with one label per image: cifar100, tiny-imagenet or shapes-cls."""
-    protocol: tyro.conf.Positional[str]
+    protocol: tyro.conf.Positional[str] = field(metadata=LATER)
     """"A-B": A classes first, then B at a time, for example 15-1; for image labels "K-split": K equal tasks."""
-    method: str = "plop"
+    method: str = field(default="plop", metadata=LATER)
     """Name of a method (see css list), or package.module:Class."""
-    setting: Literal["overlap", "disjoint", "sequential"] = "overlap"
+    setting: Literal["overlap", "disjoint", "sequential"] = field(default="overlap", metadata=LATER)
     """Which images a task sees, and whether old classes keep their labels in it (sequential)."""
-    seed: int = 0
+    seed: int = field(default=0, metadata=EVERY)
     """Seed of initialisation, order and augmentation."""
-    classes: tuple[str, ...] = ()
+    classes: tuple[str, ...] = field(default=(), metadata=LATER)
     """Subset of the classes, by name or id."""
-    order: tuple[str, ...] = ()
+    order: tuple[str, ...] = field(default=(), metadata=LATER)
     """Order of learning, by name or id; default: by id."""
-    future: Literal["background", "ignore"] = "background"
+    future: Literal["background", "ignore"] = field(default="background", metadata=LATER)
     """Classes not seen yet in the test masks: background (PLOP) or ignored (MiB)."""
-    void: Literal["ignore", "background"] = "ignore"
+    void: Literal["ignore", "background"] = field(default="ignore", metadata=LATER)
     """Void pixels in the training masks: ignored (PLOP) or background (MiB)."""
-    evaluation: Literal["crop", "whole"] = "crop"
+    evaluation: Literal["crop", "whole"] = field(default="crop", metadata=LATER)
     """Test on centre crops, as published, or on whole images."""
-    data_root: Path | None = None
+    data_root: Path | None = field(default=None, metadata=PLACE)
     """Folder of the data set; default: $DATA_ROOT, else ./data."""
-    runs: Path = Path("runs")
+    runs: Path = field(default=Path("runs"), metadata=PLACE)
     """Folder of all run folders."""
-    name: str | None = None
+    name: str | None = field(default=None, metadata=PLACE)
     """Name of the run folder; default: made from data set, protocol, setting, method and seed."""
-    task0: Path | None = None
+    task0: Path | None = field(default=None, metadata=PLACE)
     """Start from the finished first task of this run folder."""
-    model: ModelConfig = field(default_factory=ModelConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    options: OptionsT = field(default_factory=NoOptions)
+    model: ModelConfig = field(default_factory=ModelConfig, metadata=EVERY)
+    train: TrainConfig = field(default_factory=TrainConfig, metadata=EVERY)
+    options: OptionsT = field(default_factory=NoOptions, metadata=LATER)  # type: ignore[assignment]  # of no method yet
     """Those of the method."""
 
     @property
     def folder(self) -> Path:
-        method = self.method.replace(":", ".")
-        return self.runs / (self.name or f"{self.dataset}-{self.protocol}-{self.setting}-{method}-s{self.seed}")
+        """The folder of this run."""
+        dataset, method = (name.replace(":", ".") for name in (self.dataset, self.method))
+        return self.runs / (self.name or f"{dataset}-{self.protocol}-{self.setting}-{method}-s{self.seed}")
 
     def epochs(self, task: int) -> int:
+        """Epochs of a task, counted from 0."""
         return self.train.epochs if task == 0 or self.train.later_epochs is None else self.train.later_epochs
 
     def lr(self, task: int) -> float:
+        """Learning rate at the start of a task, counted from 0."""
         return self.train.lr if task == 0 else self.train.later_lr
 
     def batch_norm(self, task: int) -> BatchNormMode:
+        """How BatchNorm is trained in a task, counted from 0."""
         return "train" if task == 0 else self.train.later_batch_norm

@@ -1,6 +1,7 @@
 """Task-incremental classification: a label per image, a head per task, no background."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -9,7 +10,8 @@ from css.config.settings import RunConfig
 from css.dream.layouts import LayoutStatistics
 from css.kinds.kind import Kind
 from css.losses import kl_divergence
-from css.model.classifier import IMAGENET, Classifier, width_of
+from css.model.classifier import Classifier, width_of
+from css.model.encoder_weights import IMAGENET
 from css.model.segmenter import Segmenter
 from tasks import InputError, split_evenly
 from tasks.batches import Transform
@@ -44,7 +46,8 @@ class Classification(Kind):
 
     def build(self, config: RunConfig, groups: list[list[int]], pretrained: bool = True) -> Segmenter:
         """A network with a head for every group."""
-        return Classifier(config.model.encoder, groups, *PIXELS.get(config.dataset, IMAGENET))
+        network = Classifier(config.model.encoder, groups, *PIXELS.get(config.dataset, IMAGENET))
+        return cast("Segmenter", network)  # whose face it has
 
     def train_view(self, crop: int) -> Transform:
         """A shifted and perhaps mirrored copy of the image."""
@@ -56,7 +59,7 @@ class Classification(Kind):
 
     def answers(self, model: Segmenter, logits: Tensor, labels: Tensor) -> Tensor:
         """The best channel of the head that the label belongs to: the task is told in testing."""
-        head = model.head_of().to(logits.device)
+        head = cast("Classifier", model).head_of().to(logits.device)
         other = head[None, :, None, None] != head[labels.long()][:, None]
         return logits.masked_fill(other, -torch.inf).argmax(1)
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from tasks.errors import InputError
 
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation of its pixels, RGB
 
 
 def pixel_statistics(encoder: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -20,7 +20,7 @@ def pixel_statistics(encoder: str) -> tuple[tuple[float, ...], tuple[float, ...]
     timm's encoders ("tu-...") say so themselves; ImageNet's for all others.
     """
     config = timm.get_pretrained_cfg(encoder.removeprefix("tu-")) if encoder.startswith("tu-") else None
-    return (config.mean, config.std) if config else _IMAGENET
+    return (config.mean, config.std) if config else IMAGENET
 
 
 def load_encoder_weights(encoder: nn.Module, name: str, weights: str | Path) -> None:

@@ -15,10 +15,11 @@ def layers_of(model: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
 
 
 def groups_of(layer: nn.Conv2d | nn.Linear) -> int:
+    """Groups of a convolution; 1 for a linear layer."""
     return layer.groups if isinstance(layer, nn.Conv2d) else 1
 
 
-def width_of(layer: nn.Conv2d | nn.Linear) -> int:
+def input_width(layer: nn.Conv2d | nn.Linear) -> int:
     """C1: inputs of one output channel, and one more for its bias."""
     return layer.weight[0].numel() + (layer.bias is not None)
 

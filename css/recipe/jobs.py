@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from css.config.settings import RunConfig
 from css.recipe.cells import Cell
-from css.run.checks import check_config, checked_stream
+from css.run.checks import checked_stream, require_config
 from css.run.flow import run
 from css.run.folder import task_folder
 from css.run.stream import make_source
@@ -42,7 +42,7 @@ def run_cells(cells: Sequence[Cell], finished: set[str], jobs: int, command: Cal
     that cannot work, and for missing data unless there are finished cells to be shown.
     """
     todo = [cell for cell in cells if cell.name not in finished]
-    if failures := _check(todo, 1 if jobs > 1 else wanted_processes(), bool(finished)):
+    if failures := _failing_already(todo, 1 if jobs > 1 else wanted_processes(), bool(finished)):
         return failures
     if jobs == 1 and wanted_processes() == 1:
         return _run_here(todo, cells)
@@ -54,9 +54,9 @@ def run_cell(cell: Cell, cells: Sequence[Cell], processes: Processes) -> None:
     run(dataclasses.replace(cell.config, task0=_shared_first_task(cell, cells)), processes)
 
 
-def _check(todo: Sequence[Cell], world: int, some_finished: bool) -> Failures:
+def _failing_already(todo: Sequence[Cell], world: int, some_finished: bool) -> Failures:
     for cell in todo:
-        check_config(cell.config, world)
+        require_config(cell.config, world)
         require_optimizer(cell.config.train)
     try:
         for cell in todo[:1]:
@@ -109,12 +109,15 @@ class Pool:
     With GPUs, job k has GPU k (modulo their number) to itself.
     """
 
-    def __init__(self, todo: Sequence[Cell], cells: Sequence[Cell], jobs: int, command: Callable[[Cell], list[str]]):
+    def __init__(
+        self, todo: Sequence[Cell], cells: Sequence[Cell], jobs: int, command: Callable[[Cell], list[str]]
+    ) -> None:
         self.waiting, self.cells, self.jobs, self.command = list(todo), cells, jobs, command
         self.running: dict[int, tuple[Cell, subprocess.Popen]] = {}  # by number of the job
         self.failures: Failures = {}
 
     def run(self) -> Failures:
+        """Runs all cells; returns the ones that failed."""
         try:
             with tqdm(total=len(self.waiting), unit="cell") as bar:
                 while self.waiting or self.running:
@@ -146,7 +149,8 @@ class Pool:
             return subprocess.Popen(
                 [sys.executable, PROGRAM, *self.command(cell)],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-                env=os.environ | _environment(job, self.jobs), preexec_fn=die_with_parent,
+                env=os.environ | _environment(job, self.jobs),
+                preexec_fn=die_with_parent,  # noqa: PLW1509  # one system call, which takes no lock
             )  # fmt: skip
 
     def _collect(self) -> int:

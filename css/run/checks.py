@@ -1,10 +1,11 @@
 """Everything that a user can get wrong in the settings, said before anything is written."""
 
 import dataclasses
+from typing import Any
 
 import torch
 
-from css.config.settings import RunConfig
+from css.config.settings import RunConfig, TrainConfig
 from css.kinds.choice import kind_of
 from css.method.registry import make_method
 from css.run.first_task import borrowed_first_task
@@ -16,29 +17,49 @@ from css.training.optimizer import require_optimizer
 from tasks import InputError, Stream
 
 
-def check_config(config: RunConfig, world: int) -> None:
-    """Raises InputError for settings that cannot work together, before anything is written."""
-    train = config.train
-    for name in ("epochs", "batch", "accumulate"):
-        if getattr(train, name) < 1:
-            raise InputError(f"--train.{name} must be at least 1.")
+def require_config(config: RunConfig[Any], world: int) -> None:
+    """Raises InputError for settings that cannot work together, before anything is written.
+
+    Args:
+        config: All settings.
+        world: Number of processes.
+    """
     if config.seed < 0:
         raise InputError("--seed must be 0 or more.")
-    if train.workers < 0:
-        raise InputError("--train.workers must be 0 or more.")
-    for name in ("later_epochs", "bn_group"):
-        if getattr(train, name) is not None and getattr(train, name) < 1:
-            raise InputError(f"--train.{name.replace('_', '-')} must be at least 1, or None.")
-    for name in ("lr", "later_lr", "momentum", "weight_decay"):
-        if not getattr(train, name) >= 0:
-            raise InputError(f"--train.{name.replace('_', '-')} must be 0 or more.")
-    for name in ("classifier_lr", "batch_norm_lr"):
-        if getattr(train, name) is not None and not getattr(train, name) >= 0:
-            raise InputError(f"--train.{name.replace('_', '-')} must be 0 or more, or None.")
+    _require_ranges(config.train)
+    _require_batches(config.train, world)
+    _require_batch_norm(config.train)
+    method = make_method(config.method, config.options)
+    kind_of(config.dataset).check(config, method.segmentation_only)
+    method.check(config)
+    if method.joint and config.task0:
+        raise InputError("--task0 cannot be used with joint training, which has a single task of all classes.")
+
+
+def _require_ranges(train: TrainConfig) -> None:
+    """Every number by itself."""
+
+    def require(least: int, *names: str, optional: bool = False) -> None:
+        for name in names:
+            value = getattr(train, name)
+            if not (optional and value is None) and not value >= least:  # not: NaN is no number to train with
+                limit = f"at least {least}" if least else "0 or more"
+                ending = ", or None" if optional else ""
+                raise InputError(f"--train.{name.replace('_', '-')} must be {limit}{ending}.")
+
+    require(1, "epochs", "batch", "accumulate")
+    require(0, "workers")
+    require(1, "later_epochs", "bn_group", optional=True)
+    require(0, "lr", "later_lr", "momentum", "weight_decay")
+    require(0, "classifier_lr", "batch_norm_lr", optional=True)
     if not all(0 < point < 1 for point in train.halve_at or ()):
         raise InputError("--train.halve-at must hold shares of the epochs between 0 and 1, for example 0.5.")
     if train.crop < 32 or train.crop % 16:
         raise InputError(f"--train.crop {train.crop} must be a multiple of 16 and at least 32 for this network.")
+
+
+def _require_batches(train: TrainConfig, world: int) -> None:
+    """A batch is divided among processes and parts, and each part into groups of BatchNorm."""
     if train.batch % (world * train.accumulate):
         raise InputError(
             f"--train.batch {train.batch} cannot be divided among {world} processes and --train.accumulate "
@@ -56,15 +77,14 @@ def check_config(config: RunConfig, world: int) -> None:
             "BatchNorm cannot be trained on one image at a time: raise --train.batch (or --train.bn-group), "
             "or lower --train.accumulate, to at least 2 images per forward pass."
         )
+
+
+def _require_batch_norm(train: TrainConfig) -> None:
+    """Statistics over all processes, or over groups of one."""
     if train.sync_bn and train.bn_group:
         raise InputError("--train.sync-bn and --train.bn-group exclude each other; add --train.bn-group None.")
     if train.sync_bn and not torch.cuda.is_available():
         raise InputError("--train.sync-bn needs GPUs; on a CPU give --train.bn-group or nothing.")
-    method = make_method(config.method, config.options)
-    kind_of(config.dataset).check(config, method.segmentation_only)
-    method.check(config)
-    if method.joint and config.task0:
-        raise InputError("--task0 cannot be used with joint training, which has a single task of all classes.")
 
 
 def resolve(config: RunConfig) -> RunConfig:
@@ -81,7 +101,7 @@ def resolve(config: RunConfig) -> RunConfig:
 
 def checked_stream(config: RunConfig, world: int) -> Stream:
     """The stream of a configuration, after checking everything a user can get wrong; nothing is written."""
-    check_config(config, world)
+    require_config(config, world)
     require_optimizer(config.train)
     stream = make_stream(config)
     tasks = list(stream)  # every task must have images

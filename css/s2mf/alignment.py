@@ -41,7 +41,7 @@ class Seen(NamedTuple):
 class Alignment:
     """Aligns the classifiers at the end of every later task, and keeps the moments of the features of all classes."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.moments = FeatureMoments()
 
     def align(self, task: Task, model: Segmenter, teacher: Segmenter, trainer: Trainer) -> None:
@@ -72,9 +72,11 @@ class Alignment:
         self.moments.add(FeatureMoments(trainer.once("features", measure)["sums"]))
 
     def tensors(self) -> dict[str, Tensor]:
+        """The moments of features, float64 (channels, D + 1, D + 1)."""
         return {"sums": self.moments.sums}
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Takes back the moments."""
         self.moments = FeatureMoments(tensors["sums"])
 
 
@@ -108,18 +110,19 @@ def aligned(new: Linear, teacher: Linear, old: Gaussians, seen: Seen, drift: Ten
 @torch.no_grad()
 def _look(task: Task, model: Segmenter, teacher: Segmenter, trainer: Trainer) -> Seen:
     """Features of the task's images; a random part of them, if there are many."""
-    parts, frequency = [], 0
+    parts: list[list[Tensor]] = []
+    counts = 0
     quota = max(1, MOST * trainer.config.train.batch // len(task.train_indices))
     for images, labels in trainer.passes(task, model, "alignment"):
         with evaluating(model), trainer.autocast():
             before, after = teacher(images).features, model(images).features
         rows = [_rows(before), _rows(after), _at_places(labels, after).flatten()]
         counted = (rows[-1] != VOID).nonzero()[:, 0]
-        frequency += len(counted)
+        counts += len(counted)
         chosen = counted[torch.randperm(len(counted))[:quota].to(counted.device)]
         parts.append([column[chosen].cpu() for column in rows])
-    frequency = trainer.processes.sum(torch.tensor(frequency)).item()
-    return Seen(*(torch.cat(column) for column in zip(*parts, strict=True)), frequency)
+    before, after, labels = (torch.cat(column) for column in zip(*parts, strict=True))
+    return Seen(before, after, labels, int(trainer.processes.sum(torch.tensor(counts)).item()))
 
 
 def _answers(logits: Tensor, labels: Tensor, task: Task) -> Tensor:

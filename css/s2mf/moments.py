@@ -15,7 +15,7 @@ class FeatureMoments:
     `sums`: float64 (channels, D + 1, D + 1).
     """
 
-    def __init__(self, sums: Tensor | None = None):
+    def __init__(self, sums: Tensor | None = None) -> None:
         self.sums = torch.zeros(0, 0, 0, dtype=torch.float64) if sums is None else sums
 
     def update(self, features: Tensor, answers: Tensor, channels: int) -> None:
@@ -41,6 +41,7 @@ class FeatureMoments:
         return self.sums[:, -1, -1]
 
     def gaussians(self) -> "Gaussians":
+        """One Gaussian per channel, with the mean and the covariance of its features."""
         number = self.counts.clamp(min=1)[:, None, None]
         mean, square = self.sums[:, -1:, :-1] / number, self.sums[:, :-1, :-1] / number
         values, vectors = torch.linalg.eigh(square - mean.mT @ mean)

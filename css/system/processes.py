@@ -29,10 +29,10 @@ class Processes:
     @classmethod
     def join(cls) -> "Processes":
         """Joins the group that torchrun announces in the environment; a process of its own without it."""
-        rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         device = torch.device("cpu")
         if torch.cuda.is_available():
-            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
             torch.cuda.set_device(device)
         if world > 1 and not dist.is_initialized():
             die_with_parent()
@@ -41,9 +41,10 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
+        """Whether this one writes files and shows progress."""
         return self.rank == 0
 
-    def wrap(self, model: nn.Module) -> nn.Module:
+    def distributed(self, model: nn.Module) -> nn.Module:
         """The model to call in training: gradients are averaged over the processes."""
         trainable = any(parameter.requires_grad for parameter in model.parameters())
         return DistributedDataParallel(model) if self.world > 1 and trainable else model
@@ -56,7 +57,7 @@ class Processes:
         dist.all_reduce(total)
         return total.to(tensor.device)
 
-    def align(self, model: nn.Module) -> None:
+    def broadcast(self, model: nn.Module) -> None:
         """Gives every process the parameters and running statistics of the first one."""
         if self.world > 1:
             for tensor in model.state_dict().values():
@@ -78,6 +79,7 @@ class Processes:
         return outcome[0]
 
     def wait(self) -> None:
+        """Until every process is here."""
         if self.world > 1:
             dist.barrier()
 

@@ -1,12 +1,50 @@
 """What a killed stage goes on from: network and optimiser as named tensors."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from css.model.segmenter import Segmenter
+from css.system.tensors import load_tensors, save_tensors
 from tasks import InputError
+
+
+@dataclass
+class Stage:
+    """One optimisation within a task: what is trained, by what, and the file from which it goes on."""
+
+    name: str
+    path: Path
+    model: Segmenter
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+
+    def resume(self) -> dict[str, Any] | None:
+        """Restores the last checkpoint and returns the facts stored with it; None if there is none yet.
+
+        Raises InputError for a damaged file, or one of another network.
+        """
+        if not self.path.exists():
+            return None
+        tensors, facts = load_tensors(self.path)
+        restore_model(self.model, tensors, self.path)
+        restore_optimizer(self.optimizer, self.model, tensors)
+        self.scaler.load_state_dict(facts.pop("scaler"))
+        return facts
+
+    def save(self, facts: dict[str, Any]) -> None:
+        """Writes the checkpoint; `facts` are anything JSON can hold."""
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        tensors |= optimizer_tensors(self.optimizer, self.model)
+        save_tensors(self.path, tensors, facts | {"scaler": self.scaler.state_dict()})
+
+    def set_rates(self, share: float) -> None:
+        """Every learning rate at this share of where it started."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * share
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, torch.Tensor]:

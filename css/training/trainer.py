@@ -20,7 +20,7 @@ from css.model.segmenter import Segmenter
 from css.system.log import Log
 from css.system.processes import Processes
 from css.system.tensors import load_tensors, save_tensors
-from css.training.checkpoint import optimizer_tensors, restore_model, restore_optimizer
+from css.training.checkpoint import Stage
 from css.training.loaders import autocast, make_loader
 from css.training.optimizer import make_optimizer
 from tasks import InputError, Task
@@ -37,13 +37,14 @@ class Trainer:
     may simply run through its stages again after a restart.
     """
 
-    def __init__(self, config: RunConfig, processes: Processes, folder: Path, log: Log):
+    def __init__(self, config: RunConfig, processes: Processes, folder: Path, log: Log) -> None:
         self.config, self.processes, self.folder, self.log = config, processes, folder, log
         self.kind = kind_of(config.dataset)
         self.history: list[dict] = []  # mean losses and seconds of every epoch of the task
         self.seconds: dict[str, float] = {}  # of everything else that `once` computed
 
     def autocast(self) -> torch.autocast:
+        """The precision of forward passes, as a context."""
         return autocast(self.config, self.processes)
 
     def fit(
@@ -61,23 +62,22 @@ class Trainer:
         lr = self.config.lr(task.index) if lr is None else lr
         self._prepare_batch_norm(model)
         with hold(model.train(), batch_norm or self.config.batch_norm(task.index)):
-            optimizer = make_optimizer(self.config.train, model, lr)
+            current = self._stage(stage, model, lr)
             if on_optimizer:
-                on_optimizer(optimizer)
-            scaler = torch.amp.GradScaler(self.processes.device.type, enabled=self.config.train.precision == "fp16")
+                on_optimizer(current.optimizer)
             loader, batches = self._loader(task, stage)
-            done, per_epoch = self._resume(stage, model, optimizer, scaler), len(batches)
-            forward = self.processes.wrap(model)
+            done, per_epoch = self._resume(current), len(batches)
+            forward = self.processes.distributed(model)
             quiet, what = not self.processes.is_main or done == epochs, f"task {task.index} {stage}"
             with tqdm(total=epochs * per_epoch, initial=done * per_epoch, desc=what, unit="step", disable=quiet) as bar:
                 for epoch in range(done, epochs):
                     batches.epoch = epoch
                     self._seed(task.index, stage, epoch)
-                    began, sums = time.perf_counter(), {}
+                    began, sums = time.perf_counter(), dict[str, float]()
                     for iteration, (images, labels) in enumerate(loader, start=epoch * per_epoch):
                         share = self._decay(iteration / (epochs * per_epoch))
-                        _set_rates(optimizer, share)
-                        values = self._step(forward, losses, optimizer, scaler, model.normalise(images), labels)
+                        current.set_rates(share)
+                        values = self._step(forward, losses, current, model.normalise(images), labels)
                         where = {"task": task.index, "stage": stage, "epoch": epoch, "iteration": iteration}
                         _require_finite(values, where)
                         self.log.write({**where, "lr": lr * share, **values})
@@ -87,14 +87,16 @@ class Trainer:
                     means = {name: value / per_epoch for name, value in sums.items()}
                     seconds = time.perf_counter() - began
                     self.history.append({"stage": stage, "epoch": epoch, **means, "seconds": seconds})
-                    self._save(stage, model, optimizer, scaler, epoch + 1)
-        self.processes.align(model)
+                    self._save(current, epoch + 1)
+        self.processes.broadcast(model)
 
     def passes(
         self, task: Task, model: Segmenter, purpose: str, most: int | None = None
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """One pass over the training images as they are seen in training, or over the first `most` batches of it:
-        normalised images and labels."""
+        """One pass over the training images as they are seen in training, or over the first `most` batches of it.
+
+        Yields normalised images (B, 3, H, W) and labels (B, H, W), on the device.
+        """
         loader, _ = self._loader(task, purpose)
         number = len(loader) if most is None else min(most, len(loader))
         quiet, what = not self.processes.is_main, f"task {task.index} {purpose}"
@@ -117,25 +119,26 @@ class Trainer:
         self.seconds[name] = facts["seconds"]
         return tensors
 
-    def _step(self, forward, losses, optimizer, scaler, images, labels) -> dict[str, float]:
+    def _step(
+        self, forward: nn.Module, losses: Losses, stage: Stage, images: torch.Tensor, labels: torch.Tensor
+    ) -> dict[str, float]:  # fmt: skip
         """One optimiser step; the mean loss terms over its smaller batches and all processes."""
         labels = labels.to(self.processes.device, non_blocking=True)
         parts = self.config.train.accumulate
-        optimizer.zero_grad(set_to_none=True)
+        stage.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, torch.Tensor] = {}
         for part, (some_images, some_labels) in enumerate(zip(images.chunk(parts), labels.chunk(parts), strict=True)):
-            last = part == parts - 1
-            synchronise = contextlib.nullcontext() if last or not hasattr(forward, "no_sync") else forward.no_sync()
-            with synchronise:
+            alone = getattr(forward, "no_sync", contextlib.nullcontext)  # processes wait for each other at the last
+            with contextlib.nullcontext() if part == parts - 1 else alone():
                 with self.autocast():
                     terms = losses(forward, some_images, some_labels)
-                scaler.scale(sum(terms.values()) / parts).backward()
+                stage.scaler.scale(torch.as_tensor(sum(terms.values())) / parts).backward()
             for name, term in terms.items():
                 sums[name] = sums.get(name, 0) + term.detach() / parts
         values = self.processes.sum(torch.stack([*sums.values()]).double()) / self.processes.world
         if values.isfinite().all():  # else the caller stops, and the parameters stay as they are
-            scaler.step(optimizer)
-            scaler.update()
+            stage.scaler.step(stage.optimizer)
+            stage.scaler.update()
         return dict(zip(sums, values.tolist(), strict=True))
 
     def _decay(self, done: float) -> float:
@@ -162,30 +165,23 @@ class Trainer:
         if train.sync_bn and self.processes.world > 1:
             convert_sync_batchnorm(model)
 
-    def _resume(self, stage, model, optimizer, scaler) -> int:
-        """Restores the last checkpoint of a stage; returns how many of its epochs are done."""
-        path = self.folder / f"{stage}.safetensors"
-        if not path.exists():
+    def _stage(self, name: str, model: Segmenter, lr: float) -> Stage:
+        optimizer = make_optimizer(self.config.train, model, lr)
+        scaler = torch.amp.GradScaler(self.processes.device.type, enabled=self.config.train.precision == "fp16")
+        return Stage(name, self.folder / f"{name}.safetensors", model, optimizer, scaler)
+
+    def _resume(self, stage: Stage) -> int:
+        """Goes back to the last checkpoint of a stage; returns how many of its epochs are done."""
+        facts = stage.resume()
+        if facts is None:
             return 0
-        tensors, facts = load_tensors(path)
-        restore_model(model, tensors, path)
-        restore_optimizer(optimizer, model, tensors)
-        scaler.load_state_dict(facts["scaler"])
         self.history = facts["history"]
         self.log.truncate(facts["log_bytes"])
         return facts["epochs"]
 
-    def _save(self, stage, model, optimizer, scaler, epochs: int) -> None:
-        tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-        tensors |= optimizer_tensors(optimizer, model)
-        facts = {"epochs": epochs, "history": self.history, "scaler": scaler.state_dict(),
-                 "log_bytes": self.log.position()}  # fmt: skip
-        self.processes.first(lambda: save_tensors(self.folder / f"{stage}.safetensors", tensors, facts))
-
-
-def _set_rates(optimizer: torch.optim.Optimizer, share: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * share
+    def _save(self, stage: Stage, epochs: int) -> None:
+        facts = {"epochs": epochs, "history": self.history, "log_bytes": self.log.position()}
+        self.processes.first(lambda: stage.save(facts))
 
 
 def _require_finite(values: dict[str, float], where: dict) -> None:

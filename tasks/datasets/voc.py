@@ -54,7 +54,7 @@ class Voc:
 
     name = "voc"
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path) -> None:
         self.class_names = list(CLASS_NAMES)
         self._root = locate(Path(root))
         self._items = {split: read_list(self._root / path, self._root, IMAGES, MASKS) for split, path in LISTS.items()}
