@@ -9,13 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 from tasks.colours import ColourTable
 from tasks.errors import InputError
 
 ORIENTATION = 0x0112  # EXIF
-_TURNS = {
+_TURNS: dict[int | None, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
@@ -25,12 +25,11 @@ _UNFIT = {"JPEG", "MPO", "WEBP", "JPEG2000", "AVIF", "GIF"}  # they change value
 _ALMOST_BLACK = 16  # of 256; what 12 bits in a file of 16 look like
 
 
-def stored_as(image: Image.Image) -> str:
+def stored_as(image: ImageFile.ImageFile) -> str:
     """How an opened file, not yet loaded, stores a pixel, in Pillow's words: "L;4" is grey of 4 bits."""
-    tiles = getattr(image, "tile", None)  # of those that come from a file
-    if not tiles:
+    if not image.tile:
         return ""
-    codec, _, _, arguments = tiles[0]
+    codec, _, _, arguments = image.tile[0]
     name = arguments if isinstance(arguments, str) else next(iter(arguments or ()), "")
     return f"{codec} {name}" if codec.startswith("ppm") else str(name)
 
@@ -41,15 +40,13 @@ def turn_of(image: Image.Image) -> Image.Transpose | None:
     Pillow itself turns TIFF files, and no others.
     """
     with suppress(Exception):  # EXIF that cannot be read is ignored, as viewers do; Pillow raises errors of many kinds
-        return _TURNS.get(int(image.getexif().get(ORIENTATION) or 0))
+        return _TURNS.get(image.getexif().get(ORIENTATION))
     return None
 
 
 def as_rgb(image: Image.Image, stored: str, path: Path | str) -> Image.Image:
-    """The image in RGB of 8 bits.
-
-    Transparency is dropped. Of 16 bits the upper 8 are taken (65535 is white); grey values that are nowhere above 255
-    are 8 bits and stay.
+    """The image in RGB of 8 bits. Transparency is dropped. Of 16 bits the upper 8 are taken (65535 is white); grey
+    values that are nowhere above 255 are 8 bits and stay.
 
     Raises InputError for floats, 32 bits, and 16 bits of which the upper 8 would leave almost nothing.
     """
