@@ -28,7 +28,6 @@ def make_optimizer(train: TrainConfig, model: nn.Module, lr: float) -> torch.opt
 
 def _watched(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     """Its first step checks the memory layout of gradients and restored state before, of new state after."""
-
     to_come = ["before", "after"]  # a hook that took itself away would disturb those beside it
 
     def check(*_: Any) -> None:
