@@ -29,15 +29,19 @@ def make_optimizer(train: TrainConfig, model: nn.Module, lr: float) -> torch.opt
 def _watched(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     """Its first step checks the memory layout of gradients and restored state before, of new state after."""
 
-    def check(*_: Any) -> None:
-        require_one_layout(optimizer)
+    checked = False
 
-    def check_once(*_: Any) -> None:
-        check()
-        for handle in handles:
-            handle.remove()
+    def before(*_: Any) -> None:
+        if not checked:
+            require_one_layout(optimizer)
 
-    handles = [optimizer.register_step_pre_hook(check), optimizer.register_step_post_hook(check_once)]
+    def after(*_: Any) -> None:
+        nonlocal checked
+        before()
+        checked = True
+
+    optimizer.register_step_pre_hook(before)
+    optimizer.register_step_post_hook(after)
     return optimizer
 
 
