@@ -8,7 +8,9 @@ import numpy as np
 from tasks.batches import TaskImages, Transform
 from tasks.errors import InputError
 from tasks.protocol import label_lut, seen_classes, select_images, split_classes
-from tasks.source import BACKGROUND, Source
+from tasks.source import BACKGROUND, VOID, Source
+
+MOST_VALUES = 10  # that a sentence lists
 
 
 @dataclass(frozen=True)
@@ -100,8 +102,9 @@ class Stream:
             if not len(images):
                 names = ", ".join(self.source.class_names[c] for c in self.groups[index] if c != BACKGROUND)
                 raise InputError(
-                    f"Task {index} ({names}) has no {split} image in the {self.setting} setting of {self.source.name}: "
-                    "choose other classes (--classes), another protocol or --setting overlap."
+                    f"Task {index} ({names}) has no {split} image in the {self.setting} setting of {self.source.name}, "
+                    f"whose {split} images hold {_held(self.source, split)}: choose other classes (--classes), another "
+                    "protocol or --setting overlap, or write the right class ids into the masks."
                 )
         return Task(
             index, self.groups, self.source, indices["train"], indices["test"],
@@ -118,6 +121,17 @@ class Stream:
             counts = f"{len(task.train_indices):>6} train, {len(task.test_indices):>5} test images"
             lines.append(f"  task {task.index}: {counts}: {shown}")
         return "\n".join(lines)
+
+
+def _held(source: Source, split: str) -> str:
+    """Which values the masks of a split hold, and how many of them each."""
+    presence = source.presence(split)
+    counts = presence.sum(0)
+    names = {VOID: "void", **dict(enumerate(source.class_names))}
+    frequent = sorted(np.argsort(-counts, kind="stable")[: min(MOST_VALUES, np.count_nonzero(counts))].tolist())
+    values = [f"{value} ({names.get(value, 'no class')}) in {counts[value]}" for value in frequent]
+    more = np.count_nonzero(counts) - len(frequent)
+    return f"the values {', '.join(values)}{f' and {more} more values' if more else ''} of {len(presence)} masks"
 
 
 def _class_ids(source: Source, classes: Sequence[str | int], flag: str) -> list[int]:

@@ -201,7 +201,9 @@ def image_of_another_size(root):
 
 def rgb_mask(root):
     path = root / MASKS / "train_007.png"
-    Image.open(path).convert("RGB").save(path)
+    mask = Image.open(path).convert("RGB")
+    mask.putpixel((0, 0), (1, 2, 3))  # no class has this colour
+    mask.save(path)
     return "train_007.png"
 
 

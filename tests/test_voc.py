@@ -155,7 +155,9 @@ def break_sizes(root):
 
 def break_mask_rgb(root):
     path = root / "SegmentationClassAug/2007_000039.png"
-    Image.open(path).convert("RGB").save(path)
+    mask = Image.open(path).convert("RGB")
+    mask.putpixel((3, 2), (1, 2, 3))
+    mask.save(path)
 
 
 def break_values(root):
@@ -172,7 +174,7 @@ def break_values(root):
         (break_image_no_image, "JPEGImages/2007_000039.jpg", "cannot be read"),
         (break_mask_empty, "SegmentationClassAug/2007_000039.png", "cannot be read"),
         (break_sizes, "SegmentationClassAug/2007_000039.png", "39x30 pixels but its image"),
-        (break_mask_rgb, "SegmentationClassAug/2007_000039.png", "mode RGB"),
+        (break_mask_rgb, "SegmentationClassAug/2007_000039.png", "#010203 at x 3, y 2"),
         (break_values, "SegmentationClassAug/2007_000039.png", "21, 254"),
     ],
 )
