@@ -21,7 +21,7 @@ class ColourTable:
         names: What each value is called in sentences, for instance "bird".
     """
 
-    def __init__(self, colours: Mapping[int, Sequence[int]], names: Mapping[int, str]):
+    def __init__(self, colours: Mapping[int, Sequence[int]], names: Mapping[int, str]) -> None:
         self.names = dict(names)
         self._value_of: dict[Colour, int] = {}
         for value, (red, green, blue) in colours.items():

@@ -5,7 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from tasks.errors import InputError
@@ -59,9 +59,9 @@ def require_apart(train: Sequence[Item], test: Sequence[Item], train_list: Path,
 class _Layout:
     """The folders of images and masks, and what lies in them; each folder is listed once."""
 
-    def __init__(self, root: Path, images: str, masks: str):
+    def __init__(self, root: Path, images: str, masks: str) -> None:
         self.root, self.images, self.masks = root, images, masks
-        self._roots = [f"{os.path.abspath(root)}/", f"{os.path.realpath(root)}/"]
+        self._roots = [f"{os.path.normpath(root.absolute())}/", f"{root.resolve()}/"]
         self._listed: dict[str, dict[str, list[str]]] = {}  # by folder: file names by the name without ending
 
     def pair(self, line: str, where: str) -> tuple[str, str]:
@@ -78,12 +78,12 @@ class _Layout:
 
     def _by_id(self, line: str, where: str) -> tuple[str, str]:
         path = self._located(line)
-        if os.path.isabs(path):
+        if path.startswith("/"):
             raise InputError(
                 f"{where} names {path} outside of {self.root / self.images}: write the path of its mask beside it."
             )
         name = path.removeprefix(f"{self.images}/")
-        stem, ending = os.path.splitext(name)
+        stem, ending = _split_ending(name)
         if ending.lower() in IMAGE_ENDINGS:
             image = f"{self.images}/{name}"
         else:
@@ -99,12 +99,12 @@ class _Layout:
 
     def _exists(self, path: str) -> bool:
         folder, name = os.path.split(path)
-        return name in self._in(folder).get(os.path.splitext(name)[0], [])
+        return name in self._in(folder).get(_split_ending(name)[0], [])
 
     def _find(self, folder: str, stem: str, endings: Sequence[str]) -> str:
         """The file of this name without its ending; if there is none, the usual one, which will be missing."""
         folder, stem = os.path.split(f"{folder}/{stem}")
-        found = [name for name in self._in(folder).get(stem, []) if os.path.splitext(name)[1].lower() in endings]
+        found = [name for name in self._in(folder).get(stem, []) if _split_ending(name)[1].lower() in endings]
         usual = stem + endings[0]
         if len(found) > 1 and usual not in found:
             raise InputError(
@@ -117,8 +117,8 @@ class _Layout:
         if folder not in self._listed:
             listed = self._listed[folder] = {}
             with suppress(OSError):
-                for name in os.listdir(self.root / folder):
-                    listed.setdefault(os.path.splitext(name)[0], []).append(name)
+                for path in (self.root / folder).iterdir():
+                    listed.setdefault(_split_ending(path.name)[0], []).append(path.name)
         return self._listed[folder]
 
 
@@ -134,6 +134,11 @@ def _text(path: Path) -> str:
 
 def _names(paths: Sequence[str], images: str) -> list[str]:
     """What to call each image: its path below the folder of images, without the ending where that is unique."""
-    short = [os.path.splitext(path.removeprefix(f"{images}/"))[0] for path in paths]
+    short = [_split_ending(path.removeprefix(f"{images}/"))[0] for path in paths]
     count = Counter(short)
     return [name if count[name] == 1 else path for name, path in zip(short, paths, strict=True)]
+
+
+def _split_ending(path: str) -> tuple[str, str]:
+    ending = PurePath(path).suffix
+    return path.removesuffix(ending), ending

@@ -9,13 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 from tasks.colours import ColourTable
 from tasks.errors import InputError
 
 ORIENTATION = 0x0112  # EXIF
-_TURNS = {
+_TURNS: dict[int | None, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
@@ -25,9 +25,9 @@ _UNFIT = {"JPEG", "MPO", "WEBP", "JPEG2000", "AVIF", "GIF"}  # they change value
 _ALMOST_BLACK = 16  # of 256; what 12 bits in a file of 16 look like
 
 
-def stored_as(image: Image.Image) -> str:
+def stored_as(image: ImageFile.ImageFile) -> str:
     """How an opened file, not yet loaded, stores a pixel, in Pillow's words: "L;4" is grey of 4 bits."""
-    if not getattr(image, "tile", None):
+    if not image.tile:
         return ""
     codec, _, _, arguments = image.tile[0]
     name = arguments if isinstance(arguments, str) else next(iter(arguments or ()), "")
@@ -59,7 +59,7 @@ def as_rgb(image: Image.Image, stored: str, path: Path | str) -> Image.Image:
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA")  # Pillow warns of transparent palettes that become RGB in one step
     image = image.convert("RGB")
-    if re.search(r";16[BLN]$", stored) and max(high for _, high in image.getextrema()) < _ALMOST_BLACK:
+    if re.search(r";16[BLN]$", stored) and np.asarray(image).max() < _ALMOST_BLACK:
         raise InputError(_dark(path, "16-bit colours"))
     return image
 
