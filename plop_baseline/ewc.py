@@ -45,7 +45,10 @@ class Ewc(Method):
         self.importance = Importance()
 
     def check(self, config: RunConfig) -> None:
-        """The most important parameter of a tensor has importance 1, and the penalty there the curvature 2 * weight."""
+        """Raises InputError for a weight with which SGD diverges.
+
+        The most important parameter of a tensor has importance 1, and the penalty there the curvature 2 * weight.
+        """
         momentum, lr = config.train.momentum, config.train.later_lr
         limit = (1 + momentum) / (1 + 2 * momentum) / lr if lr else math.inf  # of SGD with Nesterov momentum
         if not 0 <= self.options.weight < limit:

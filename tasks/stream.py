@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tasks.batches import TaskImages, Transform
-from tasks.errors import InputError
+from tasks.errors import InputError, nearest
 from tasks.protocol import label_lut, seen_classes, select_images, split_classes
 from tasks.source import BACKGROUND, VOID, Source
 
@@ -146,8 +146,8 @@ def _class_ids(source: Source, classes: Sequence[str | int], flag: str) -> list[
             ids.append(int(name))
         else:
             raise InputError(
-                f"{flag}: {name!r} is not a class of {source.name}; its classes are 1 to "
-                f"{len(source.class_names) - 1}: {', '.join(source.class_names[1:])}."
+                f"{flag}: {name!r} is not a class of {source.name}, which has 1 to {len(source.class_names) - 1}; "
+                f"{nearest(name, source.class_names[1:])}."
             )
     if len(set(ids)) != len(ids):
         raise InputError(f"{flag} names a class twice: {' '.join(map(str, classes))}.")

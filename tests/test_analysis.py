@@ -162,6 +162,14 @@ def test_recognised_counts_queried_pixels_of_each_class():
     assert found["all"] == pytest.approx(5 / 7) and found["chance"] == pytest.approx(4 / 7)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def coarse_landscape():
+    """Nine networks instead of 81."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("css.analysis.landscape.POINTS", 3)
+        yield
+
+
 @pytest.fixture(scope="module")
 def runs(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
@@ -188,6 +196,7 @@ def test_command_writes_pictures_and_numbers(runs, data):
             assert set(found["dreams"][dreams]["judge"]["classes"]) == classes
         x, y, distance = found["landscape"]["points"]["old"]
         assert (x, y, distance) == (0, 0, 0)
+        assert all(np.shape(losses) == (3, 3) for losses in found["landscape"]["losses"].values())
     assert (runs / "meta" / "analysis" / "increase.png").exists()
     assert not (runs / "old" / "analysis" / "increase.png").exists()
     assert all(

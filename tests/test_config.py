@@ -280,7 +280,7 @@ def test_a_folder_of_a_newer_version(made_by, refused, tmp_path):
     assert values.pop("version") == css_version
     file.write_text(yaml.safe_dump(values | ({} if made_by is None else {"version": made_by})))
     if refused:
-        with pytest.raises(InputError, match="made by version 99.0.0 of this toolkit, and this is"):
+        with pytest.raises(InputError, match=r"made by version 99.0.0 of this toolkit, and this is"):
             read_config(tmp_path / "run")
     else:
         assert read_config(tmp_path / "run") == values

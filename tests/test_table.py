@@ -271,7 +271,7 @@ def test_damaged_results(damage, tmp_path):
 
 
 def test_seconds_of_runs_without_stages(tmp_path):
-    recipe, cells = small(tmp_path)
+    _, cells = small(tmp_path)
     (cell,) = cells.values()
     path = write_run(cell, SMALL, small_ious([0.5] * 4))
     values = json.loads(path.read_text())

@@ -53,8 +53,9 @@ class Analysis:
         self.models = self._models()
 
     def measure(self, images: int, judge: Segmenter | None) -> dict[str, Any]:
-        """Everything, written to RUN/analysis/task_K*. `images`: at most so many test images; `judge`: an independent
-        network, which looks at the dreams.
+        """Everything, written to RUN/analysis/task_K*.
+
+        `images`: at most so many test images; `judge`: an independent network, which looks at the dreams.
         """
         with autocast(self.config, self.processes):
             test = self._batches(self._spread(images))
@@ -79,8 +80,9 @@ class Analysis:
         return make_models(self.fused, old, slow, fast, fused, self.task.index)
 
     def _fused_on_real_images(self) -> State | None:
-        """Gates between the same two models, learnt on training images of old and of new classes in place of dreams:
-        what the best of dreams could reach. None where every image of an old class shows a new one, too.
+        """Gates between the same two models, learnt on training images of old and of new classes in place of dreams.
+
+        That is what the best of dreams could reach. None where every image of an old class shows a new one, too.
 
         As on the path between the models, the new classifier is the fast model's, and BatchNorm's statistics are
         interpolated.

@@ -29,7 +29,10 @@ def run_command(arguments: list[str]) -> int:
 
 
 def parse_run(arguments: list[str]) -> RunConfig[Any]:
-    """The defaults depend on the data set and the options on the method, so both are looked up first."""
+    """The configuration of a command line. Raises InputError for an unknown data set or method, or without a protocol.
+
+    The defaults depend on the data set and the options on the method, so both are looked up first.
+    """
     named = [argument for argument in arguments[:2] if not argument.startswith("-")]
     wants_help = WANTS_HELP & set(arguments)
     if len(named) < 2 and not wants_help:

@@ -26,7 +26,7 @@ class ModelConfig:
     """The network."""
 
     encoder: str = field(default="resnet101", metadata=EVERY)
-    """Any encoder of segmentation-models-pytorch that can work at output stride 16."""
+    """Any encoder of segmentation-models-pytorch for output stride 16, or tu-NAME of timm (docs/encoders.md)."""
     encoder_weights: str = field(default="imagenet", metadata=EVERY)
     """none, imagenet (downloaded by smp) or the path of a file of the same architecture."""
 

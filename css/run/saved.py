@@ -19,7 +19,7 @@ from tasks.datasets import registry
 
 
 def config_of(run: Path, data_root: Path | None = None) -> RunConfig:
-    """The configuration of a run folder, wherever the folder lies now."""
+    """The configuration of a run folder, wherever the folder lies now. Raises InputError if it is not one of ours."""
     values = read_config(run)
     try:
         return from_dict(values, str(run / CONFIG_FILE), runs=run.parent, name=run.name,

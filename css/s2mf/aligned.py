@@ -23,7 +23,10 @@ class AlignedOptions(Generic[BaseT]):
 
 
 class Aligned(Wrapper):
-    """What the base method leaves of a task, with the classifiers of `css.alignment`. Split2MetaFusion has its own."""
+    """What the base method leaves of a task, its classifiers aligned (`css.s2mf.alignment`).
+
+    Split2MetaFusion does so by itself.
+    """
 
     suffix = "align"
     Options = AlignedOptions
@@ -36,7 +39,7 @@ class Aligned(Wrapper):
         self.alignment = Alignment()
 
     def require_base(self, base: Method) -> None:
-        """Wrappers are refused, too: Split2MetaFusion aligns by itself."""
+        """Raises InputError for a wrapper, too: Split2MetaFusion aligns by itself."""
         super().require_base(base)
         if isinstance(base, Wrapper):
             raise InputError(

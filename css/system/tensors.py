@@ -14,7 +14,10 @@ _FORMAT = "css-1"
 
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor], facts: dict | None = None) -> None:
-    """One safetensors file; `facts` (anything JSON can hold) travel in its header, so that both change together."""
+    """One safetensors file; `facts` (anything JSON can hold) travel in its header, so that both change together.
+
+    Raises InputError if the folder cannot be written.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic(path) as temporary:
         try:
