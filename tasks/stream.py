@@ -113,13 +113,15 @@ class Stream:
         )  # fmt: skip
 
     def describe(self) -> str:
-        """One line per task: its classes and image counts."""
+        """One line per task: its classes and image counts; and one if nothing is labelled as the background."""
         lines = [f"{self.source.name}, {self.setting} setting, {len(self)} task{'s' if len(self) > 1 else ''}"]
         for task in self:
             names = [self.source.class_names[c] for c in task.new_classes if c != BACKGROUND]
             shown = ", ".join(names) if len(names) <= 6 else f"{names[0]} ... {names[-1]} ({len(names)} classes)"
             counts = f"{len(task.train_indices):>6} train, {len(task.test_indices):>5} test images"
             lines.append(f"  task {task.index}: {counts}: {shown}")
+        if BACKGROUND in self.groups[0] and not self.source.presence("train")[:, BACKGROUND].any():
+            lines.append("  no training mask holds 0, the background: right only if every pixel shows a class")
         return "\n".join(lines)
 
 

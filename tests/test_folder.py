@@ -143,8 +143,10 @@ def test_fingerprint_follows_masks_and_meaning(tmp_path):
     assert Folder(tmp_path).fingerprint() == first
     write_yaml(tmp_path, names=["bag", "hat", "scarf"])
     second = Folder(tmp_path).fingerprint()
-    write_yaml(tmp_path, names=["hat", "bag", "scarf"], colours={"hat": [1, 2, 3]})
+    write_yaml(tmp_path, names=["hat", "bag", "scarf"])
     assert Folder(tmp_path).fingerprint() == first != second
+    write_yaml(tmp_path, names=["hat", "bag", "scarf"], colours={"hat": [1, 2, 3]})  # by which masks may be read
+    assert Folder(tmp_path).fingerprint() not in (first, second)
     write_mask(tmp_path / "masks/a.png", mask_of(0, 2))
     assert Folder(tmp_path).fingerprint() not in (first, second)
 
@@ -183,6 +185,32 @@ def test_names_of_files_may_hold_dots_blanks_and_folders(tmp_path):
     write_lines(tmp_path / "val.txt", names[3])
     source = Folder(write_yaml(tmp_path, names=["hat"]))
     assert [source.image_id("train", index) for index in range(3)] == names[:3]
+
+
+def test_masks_in_colours_are_read_by_those_of_data_yaml(tmp_path):
+    colours = {"hat": [200, 0, 0], "bag": [0, 200, 0], "scarf": [0, 0, 200], "void": [9, 9, 9]}
+    ready(tmp_path, colours=colours)
+    before = Folder(tmp_path)
+    expected = [before.load("test", index)[1] for index in range(2)]
+    table = np.zeros((256, 3), np.uint8)
+    table[[1, 2, 3, 255]] = list(colours.values())
+    for path in (tmp_path / "masks").iterdir():
+        Image.fromarray(table[np.array(Image.open(path))]).save(path)
+    after = Folder(tmp_path)
+    np.testing.assert_array_equal(after.presence("train"), before.presence("train"))
+    for index in range(2):
+        np.testing.assert_array_equal(after.load("test", index)[1], expected[index])
+    assert not check(tmp_path).problems
+
+
+def test_init_of_cvat_masks_in_colours(tmp_path):
+    write_lines(tmp_path / "labelmap.txt", "background:0,0,0::", "hat:250,50,83::", "ignore:9,9,9::", "bag:0,128,128::")
+    pixels = np.array([[0, 0, 0], [250, 50, 83], [0, 128, 128], [9, 9, 9]], np.uint8)[mask_of(0, 1, 2, 3)]
+    write_pairs(tmp_path, dict.fromkeys("abc", pixels), "JPEGImages/{}.jpg", "SegmentationClass/{}.png")
+    assert init(tmp_path).description.names == {1: "hat", 3: "bag"}
+    source = Folder(tmp_path)
+    np.testing.assert_array_equal(source.load("test", 0)[1], mask_of(0, 1, 2, 255))
+    assert source.palette[2].tolist() == [0, 128, 128] and not check(tmp_path).problems
 
 
 # what init guesses ---------------------------------------------------------------------------------------------------
@@ -346,7 +374,7 @@ def find_wrong_palette(root):
         (find_copy, "note", "1 val images are copies of training images: e = a"),
         (find_void, "note", "75 % of the val pixels are void"),
         (find_torn_palette, "note", "value 1 has 2 colours in the palettes"),
-        (find_wrong_palette, "note", "value 1 is named 'hat', but its palette colour is that of 'bag'"),
+        (find_wrong_palette, "problem", "index 1 has the colour of 'bag', whose id is 2"),
     ],
 )
 def test_check_names_what_does_not_fit(tmp_path, damage, kind, says):

@@ -143,6 +143,15 @@ def test_description_counts_the_images():
     assert "1 task" in cut().joint().describe().splitlines()[0]
 
 
+def test_description_says_that_nothing_is_background():
+    """As where ids count the background as 1."""
+    line = "no training mask holds 0, the background"
+    assert line in cut(source=Memory([{1, 2}, {3}, {4, 255}, {5}])).describe()
+    assert line not in cut().describe()
+    pixels_of_images = Stream(Memory([{1}, {2}], [{1}, {2}]), [[1], [2]])  # labels of images have no background
+    assert line not in pixels_of_images.describe()
+
+
 def test_description_of_many_classes_is_short():
     source = Memory(train=[{c} for c in range(1, 10)], test=[{c} for c in range(1, 10)])
     source.class_names = ["background", *(f"c{number}" for number in range(1, 10))]

@@ -5,11 +5,13 @@ import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from tasks.colours import ColourTable
 from tasks.errors import InputError
 from tasks.folder.description import FILE, Description, read
 from tasks.folder.pairs import find, pairs
@@ -70,7 +72,8 @@ def check(root: Path) -> Check:
         split = getattr(description, key)
         found = pairs(root, split)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            seen = tqdm(pool.map(_look, found), f"checking {key}", len(found), unit="image")
+            look = partial(_look, colours=description.colour_table)
+            seen = tqdm(pool.map(look, found), f"checking {key}", len(found), unit="image")
             splits[key] = list(seen)
         problems += [pair.problem for pair in splits[key] if pair.problem]
         remarks += _left_over(root, key, description)
@@ -104,10 +107,10 @@ def _rows(description: Description) -> list[tuple[int | str, str, int]]:
     return [*background, *classes, ("", "void", VOID)]
 
 
-def _look(item: tuple[str, Path, Path]) -> Pair:
+def _look(item: tuple[str, Path, Path], colours: ColourTable | None) -> Pair:
     pair = Pair(*item)
     try:
-        image, mask = open_image(pair.image), open_mask(pair.mask)
+        image, mask = open_image(pair.image), open_mask(pair.mask, colours)
         pair.digest = hashlib.sha256(pair.image.read_bytes()).digest()
     except InputError as error:
         pair.problem = str(error)
@@ -174,27 +177,18 @@ def _shared_content(result: Check) -> list[str]:
 
 
 def _palettes(result: Check) -> list[str]:
-    """Palettes that disagree with each other or with the colours of data.yaml: then colours were meant, not values."""
+    """Palettes that disagree with each other: then colours were meant, not values."""
     by_value: dict[int, Counter] = {}
     for pair in result.pairs:
         for value, colour in pair.colours.items():
             by_value.setdefault(value, Counter())[colour] += 1
-    texts = []
     torn = [value for value, colours in by_value.items() if len(colours) > 1]
-    if torn:
-        texts.append(
-            f"value {torn[0]} has {len(by_value[torn[0]])} colours in the palettes of the masks: each file seems to "
-            "number its colours anew; read them by colour with `css data convert`."
-        )
-    meant = {tuple(colour): name for name, colour in result.description.colours.items()}
-    for value, colours in sorted(by_value.items()):
-        name = result.description.names.get(value)
-        other = meant.get(colours.most_common(1)[0][0])
-        if name is not None and other not in (None, name):
-            texts.append(
-                f"value {value} is named {name!r}, but its palette colour is that of {other!r}: compare the names."
-            )
-    return texts
+    if not torn:
+        return []
+    return [
+        f"value {torn[0]} has {len(by_value[torn[0]])} colours in the palettes of the masks: each file seems to number "
+        "its colours anew; read them by colour with `css data convert`."
+    ]
 
 
 def _absent_classes(result: Check) -> list[str]:

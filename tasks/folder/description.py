@@ -9,6 +9,7 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from tasks.colours import BLACK, ColourTable
 from tasks.errors import InputError
 from tasks.palette import distinct_palette
 from tasks.source import BACKGROUND, VOID
@@ -38,7 +39,8 @@ class Description(BaseModel):
     """The content of data.yaml. Classes are told apart by mask values; raw class ids are 1, 2, ... in that order.
 
     `background` is the value of pixels of no class, or null if every pixel has a class; by default 0 if no class has
-    that value. `void` are the values of pixels that are ignored.
+    that value. `void` are the values of pixels that are ignored. `colours` (RGB) are those of pictures, and of
+    masks that hold colours instead of values.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -97,6 +99,23 @@ class Description(BaseModel):
             table[self.background] = BACKGROUND
         table[list(self.names)] = range(1, len(self.names) + 1)
         return table
+
+    @property
+    def colour_table(self) -> ColourTable | None:
+        """By which masks in colours are read, and which palettes must not contradict; None if no colours are given."""
+        if not self.colours:
+            return None
+        named = {clean(name): tuple(colour) for name, colour in self.colours.items()}
+        meant = {value: named[name] for value, name in self._meanings.items() if name in named}
+        if self.background is not None and BLACK not in meant.values():
+            meant.setdefault(self.background, BLACK)
+        return ColourTable(meant, self._meanings)
+
+    @property
+    def _meanings(self) -> dict[Value, str]:
+        """What each mask value stands for."""
+        background = {} if self.background is None else {self.background: "background"}
+        return {**background, **self.names, **dict.fromkeys(self.void[:1], "void")}
 
     @property
     def palette(self) -> np.ndarray:

@@ -2,16 +2,18 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
+from tasks.colours import ColourTable
 from tasks.errors import InputError
 from tasks.folder.description import FILE, Description, Split, as_yaml, describe
 from tasks.folder.layouts import splits_of
-from tasks.folder.naming import meaning_of
+from tasks.folder.naming import label_colours, meaning_of
 from tasks.folder.pairs import find, pairs, stratified
 from tasks.folder.writing import write_text
 from tasks.reading import open_mask
@@ -50,7 +52,8 @@ def look(root: Path) -> Guess:
         raise InputError(f"{root} is not a folder: name one with images and masks.")
     splits = splits_of(root)
     lists, remarks = _paired_only(root, splits)
-    values = {key: _values(root, split, lists.get(f"{key}.txt")) for key, split in splits.items()}
+    colours = label_colours(root)
+    values = {key: _values(root, split, lists.get(f"{key}.txt"), colours) for key, split in splits.items()}
     seen = set().union(*(found for split in values.values() for found in split.values()))
     meaning, remark = meaning_of(root, seen)
     if "val" not in splits:
@@ -76,16 +79,21 @@ def _paired_only(root: Path, splits: dict[str, Split]) -> tuple[dict[str, list[s
     return lists, remarks
 
 
-def _values(root: Path, split: Split, names: list[str] | None) -> dict[str, set[int]]:
+def _values(root: Path, split: Split, names: list[str] | None, colours: ColourTable | None) -> dict[str, set[int]]:
     """The values in each mask of a split, by image; `names` instead of a list that is not written yet."""
     if names is None:
         masks = {name: mask for name, _, mask in pairs(root, split)}
     else:
         masks = {name: mask for name, mask in find(root, split).masks.items() if name in set(names)}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = tqdm(pool.map(_values_in, masks.values()), f"reading {split.masks}", len(masks), unit="mask")
+        found = tqdm(
+            pool.map(partial(_values_in, colours=colours), masks.values()),
+            f"reading {split.masks}",
+            len(masks),
+            unit="mask",
+        )
         return dict(zip(masks, found, strict=True))
 
 
-def _values_in(path: Path) -> set[int]:
-    return set(np.flatnonzero(open_mask(path).histogram()).tolist())
+def _values_in(path: Path, colours: ColourTable | None) -> set[int]:
+    return set(np.flatnonzero(open_mask(path, colours).histogram()).tolist())

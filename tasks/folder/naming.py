@@ -2,9 +2,11 @@
 
 import csv
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tasks.colours import ColourTable
 from tasks.errors import InputError
 from tasks.folder.description import BACKGROUND_NAMES, MOST_CLASSES, clean
 from tasks.source import VOID
@@ -75,11 +77,36 @@ def _label_map(root: Path, seen: set[int]) -> tuple[Meaning, str] | None:
     if not path.is_file():
         return None
     colours = read_label_map(path)
-    kept = {
-        name: list(colour) for name, colour in colours.items() if name.lower() not in (*BACKGROUND_NAMES, *VOID_NAMES)
-    }
-    first = 0 if next(iter(colours)).lower() in BACKGROUND_NAMES else 1
-    return {**_numbered(list(colours), first), "colours": kept}, f"The names are those of {path.name}, in its order."
+    plain = {is_background: "background", is_void: "void"}
+    kept: dict[str, list[int]] = {}
+    for name, colour in colours.items():
+        kept.setdefault(next((word for fits, word in plain.items() if fits(name)), name), list(colour))
+    meaning = _numbered(list(colours), _first_value(colours))
+    return {**meaning, "colours": kept}, f"The names are those of {path.name}, in its order."
+
+
+def label_colours(root: Path) -> ColourTable | None:
+    """By which masks in colours are read before there is a data.yaml: labelmap.txt, if there is one."""
+    path = root / "labelmap.txt"
+    if not path.is_file():
+        return None
+    colours = read_label_map(path)
+    first = _first_value(colours)
+    return ColourTable(dict(enumerate(colours.values(), first)), dict(enumerate(colours, first)))
+
+
+def _first_value(colours: Mapping[str, object]) -> int:
+    return 0 if is_background(next(iter(colours))) else 1
+
+
+def is_background(name: str) -> bool:
+    """Whether a name stands for pixels of no class."""
+    return name.lower() in BACKGROUND_NAMES
+
+
+def is_void(name: str) -> bool:
+    """Whether a name stands for pixels to ignore."""
+    return name.lower() in VOID_NAMES
 
 
 def read_label_map(path: Path) -> dict[str, tuple[int, int, int]]:
@@ -119,7 +146,7 @@ def _name_list(root: Path, seen: set[int]) -> tuple[Meaning, str] | None:
     if all(numbered):
         by_value = {int(match[1]): clean(match[2]) for match in numbered if match}
         return _meaning(by_value), f"The names and their values are those of {path.name}."
-    if names[0].lower() in BACKGROUND_NAMES:
+    if is_background(names[0]):
         return _numbered(names, 0), f"The names are those of {path.name}; its first line is the background, value 0."
     labels = seen - {VOID}
     if VOID_NAMES[2] == names[0]:  # labelme's labels.txt begins with __ignore__, which has no value
@@ -138,7 +165,7 @@ def _numbered(names: list[str], first: int) -> Meaning:
 
 def _meaning(numbered: dict[int, str]) -> Meaning:
     """Names that stand for void become void values."""
-    void = [value for value, name in numbered.items() if name.lower() in VOID_NAMES]
+    void = [value for value, name in numbered.items() if is_void(name)]
     kept = {value: name for value, name in numbered.items() if value not in void}
     return {"names": kept, "void": [*void, VOID]} if void else {"names": kept}
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from tasks.errors import InputError
 from tasks.folder.description import Split
+from tasks.lists import IMAGE_ENDINGS
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-MASK_ENDINGS = (".png", ".bmp", ".tif", ".tiff", ".gif")  # without loss, so that class ids survive
+MASK_ENDINGS = (".png", ".bmp", ".tif", ".tiff")  # without loss, so that class ids survive
 VAL_SHARE = 0.2
 
 

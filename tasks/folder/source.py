@@ -29,6 +29,7 @@ class Folder:
         self.class_names = self.description.class_names
         self._items = {split: pairs(root, getattr(self.description, key)) for split, key in SPLITS.items()}
         self._ids = self.description.ids
+        self._colours = self.description.colour_table
         self._scans: dict[str, tuple[np.ndarray, str]] = {}
         _require_apart(self._items, root)
 
@@ -48,7 +49,7 @@ class Folder:
     def load(self, split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
         """RGB image uint8 (H, W, 3) and mask uint8 (H, W) of raw class ids. InputError if a file cannot be decoded."""
         _, image, mask = self._items[split][index]
-        return np.array(open_image(image)), self._ids[np.array(open_mask(mask))]
+        return np.array(open_image(image)), self._ids[np.array(open_mask(mask, self._colours))]
 
     def image_id(self, split: str, index: int) -> str:
         """The name that image and mask share, such as "street/0001"."""
@@ -62,7 +63,7 @@ class Folder:
     def _scan(self, split: str) -> tuple[np.ndarray, str]:
         if split not in self._scans:
             items = [(image, mask) for _, image, mask in self._items[split]]
-            self._scans[split] = scan(items, self.description.values, os.cpu_count() or 1)
+            self._scans[split] = scan(items, self.description.values, os.cpu_count() or 1, colours=self._colours)
         return self._scans[split]
 
     def __getstate__(self) -> dict[str, Any]:

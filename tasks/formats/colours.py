@@ -1,17 +1,17 @@
 """Masks in colours with a table of what they mean: CVAT's labelmap.txt, class_dict.csv, or the colours of data.yaml."""
 
 import csv
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from tasks.colours import BLACK, ColourTable
 from tasks.errors import InputError
-from tasks.folder.description import BACKGROUND_NAMES, Split, clean
+from tasks.folder.description import Split, clean
 from tasks.folder.layouts import splits_of
-from tasks.folder.naming import VOID_NAMES, read_label_map
+from tasks.folder.naming import is_background, is_void, read_label_map
 from tasks.folder.pairs import find, pairs
 from tasks.formats.annotated import Annotated, Item, Shape, size_of
 from tasks.source import BACKGROUND, VOID
@@ -26,52 +26,40 @@ def read_colours(root: Path) -> dict[str, Annotated]:
     Raises InputError if there is no table, or if no masks are found; drawing raises it for a colour that is not in it.
     """
     table = read_table(root)
-    names = [name for name in table if not _is_background(name) and name.lower() not in VOID_NAMES]
+    names = [name for name in table if not is_background(name) and not is_void(name)]
     colours = {name: list(table[name]) for name in names}
-    values = {table[name]: value for value, name in enumerate(names, 1)}
-    values |= {colour: BACKGROUND for name, colour in table.items() if _is_background(name)}
-    values |= {colour: VOID for name, colour in table.items() if name.lower() in VOID_NAMES}
-    values.setdefault((0, 0, 0), BACKGROUND)
+    meant, labels = ColourTable(dict(enumerate(table.values())), dict(enumerate(table))), _labels(table, names)
     result = {}
     for key, split in splits_of(root).items():
         found = _paired(root, split)
-        items = [Item(name, image, partial(_draw, image, mask, values)) for name, image, mask in found]
+        items = [Item(name, image, partial(_draw, image, mask, meant, labels)) for name, image, mask in found]
         result[key] = Annotated(names, root / split.images, items, colours=colours)
     return result
 
 
 def read_table(root: Path) -> Table:
-    """The first table of colours that lies in a folder. Raises InputError if it is malformed or if there is none."""
+    """The first table of colours that lies in a folder; black is the background if it does not say otherwise.
+
+    Raises InputError if it is malformed or if there is none.
+    """
     path = next((root / name for name in TABLES if (root / name).is_file()), None)
     if path is None:
         raise InputError(f"{root} has no table of colours: write a labelmap.txt with lines NAME:R,G,B:: into it.")
     table = read_label_map(path) if path.name == TABLES[0] else _read_csv(path)
-    twice = [name for name, colour in table.items() if list(table.values()).count(colour) > 1]
-    if twice:
-        raise InputError(f"{path} gives {' and '.join(twice[:2])} the same colour: give each class its own.")
-    return table
+    return table if BLACK in table.values() or any(map(is_background, table)) else {"background": BLACK, **table}
 
 
-def decode(pixels: np.ndarray, values: Mapping[tuple[int, int, int], int], path: Path) -> np.ndarray:
-    """Values, uint8 (H, W), of an RGB mask uint8 (H, W, 3). Raises InputError for a colour without one."""
-    codes = pixels.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
-    known = sorted((red * 65536 + green * 256 + blue, value) for (red, green, blue), value in values.items())
-    sought, meant = np.array([code for code, _ in known]), np.array([value for _, value in known], np.uint8)
-    places = np.searchsorted(sought, codes).clip(max=len(sought) - 1)
-    foreign = sought[places] != codes
-    if foreign.any():
-        found, counts = np.unique(codes[foreign], return_counts=True)
-        code = int(found[counts.argmax()])
-        colour = f"({code >> 16}, {code >> 8 & 255}, {code & 255})"
-        raise InputError(
-            f"mask {path} holds {len(found)} colours that are not in the table, most often {colour} in {counts.max()} "
-            "pixels: add it, or save the mask without smoothing and not as JPEG."
-        )
-    return meant[places]
+def _labels(table: Table, names: list[str]) -> np.ndarray:
+    """Table, uint8 (256,), from places in the colour table to labels."""
+    labels = np.full(256, VOID, np.uint8)
+    for place, name in enumerate(table):
+        if not is_void(name):
+            labels[place] = BACKGROUND if is_background(name) else names.index(name) + 1
+    return labels
 
 
-def _draw(image: Path, mask: Path, values: Mapping[tuple[int, int, int], int]) -> np.ndarray:
-    return decode(_open_rgb(mask, size_of(image)), values, mask)
+def _draw(image: Path, mask: Path, meant: ColourTable, labels: np.ndarray) -> np.ndarray:
+    return labels[meant.values(_open_rgb(mask, size_of(image)), str(mask))]
 
 
 def _open_rgb(path: Path, size: Shape) -> np.ndarray:
@@ -113,7 +101,3 @@ def _read_csv(path: Path) -> Table:
     if not table:
         raise InputError(f"{path} names no class: restore it.")
     return table
-
-
-def _is_background(name: str) -> bool:
-    return name.lower() in BACKGROUND_NAMES

@@ -17,10 +17,10 @@ import numpy as np
 from PIL import Image
 
 from tasks.errors import InputError
-from tasks.folder.description import BACKGROUND_NAMES, clean
-from tasks.folder.naming import VOID_NAMES
-from tasks.folder.pairs import IMAGE_ENDINGS
+from tasks.folder.description import clean
+from tasks.folder.naming import is_background, is_void
 from tasks.formats.annotated import Annotated, Item, common_folder, name_below, read_json, size_of
+from tasks.lists import IMAGE_ENDINGS
 from tasks.source import BACKGROUND, VOID
 
 THRESHOLD = 128
@@ -49,8 +49,8 @@ def read_label_studio(folder: Path, images: Path) -> Annotated:
             raise InputError(f"{folder}: two tasks have the image {image.name}: export one of them only.")
         layers[image] = list(_layers(task, folder))
     labels = {label for drawn in layers.values() for label, _ in drawn}
-    names = sorted(label for label in labels if label.lower() not in (*BACKGROUND_NAMES, *VOID_NAMES))
-    values = {label: VOID if label.lower() in VOID_NAMES else BACKGROUND for label in labels}
+    names = sorted(label for label in labels if not is_background(label) and not is_void(label))
+    values = {label: VOID if is_void(label) else BACKGROUND for label in labels}
     values |= {name: value for value, name in enumerate(names, 1)}
     root = common_folder(layers)
     items = [Item(name_below(root, i.resolve()), i, partial(_draw, i, drawn, values)) for i, drawn in layers.items()]

@@ -18,9 +18,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from tasks.errors import InputError
-from tasks.folder.description import BACKGROUND_NAMES, clean
-from tasks.folder.pairs import IMAGE_ENDINGS
+from tasks.folder.description import clean
+from tasks.folder.naming import is_background
 from tasks.formats.annotated import Annotated, Item, Shape, common_folder, name_below, read_json, size_of
+from tasks.lists import IMAGE_ENDINGS
 from tasks.source import BACKGROUND, VOID
 
 LINE_WIDTH, POINT_RADIUS = 10, 5
@@ -48,7 +49,7 @@ def read_labelme(folder: Path) -> Annotated:
     if not files:
         raise InputError(f"{folder} holds no json file of labelme: name the folder that does.")
     labels = {_label(shape, path) for path, content in files.items() for shape in content["shapes"]}
-    names = sorted(label for label in labels if label != IGNORE and label.lower() not in BACKGROUND_NAMES)
+    names = sorted(label for label in labels if label != IGNORE and not is_background(label))
     values = dict.fromkeys(labels, BACKGROUND) | {name: value for value, name in enumerate(names, 1)}
     values[IGNORE] = VOID
     images = {path: _image_of(path, content) for path, content in files.items()}
