@@ -135,7 +135,7 @@ def data_root(given: Path | None) -> Path:
 
 
 def open_source(name: str, root: Path) -> Source:
-    """The opened data set; `root` is the folder that it lies in (see `place_of`), or that the user's own class is given.
+    """The opened data set; `root` is the folder it lies in (see `place_of`), or that the user's own class is given.
 
     Raises InputError for an unknown name, missing data, or a class that lacks something.
     """
