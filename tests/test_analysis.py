@@ -229,6 +229,14 @@ def test_no_real_image_shows_old_classes_alone():
     assert analysis._fused_on_real_images() is None
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """The pictures have their own test."""
+    monkeypatch.setattr(Analysis, "_draw", lambda *_: None)
+    monkeypatch.setattr("css.analysis.task.draw_dreams", lambda *_: None)
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_aligned_model_of_the_table_is_the_stored_one(runs):
     """The same images as `css evaluate` sees, so the same mIoU."""
     outcome = css("analyse", runs / "meta", "--images", "1000")
@@ -239,6 +247,7 @@ def test_aligned_model_of_the_table_is_the_stored_one(runs):
     assert found["models"]["slow"] != found["models"]["fused"] != found["models"]["aligned"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_fused_model_of_the_table_is_the_gated_mean(runs):
     """Of a run whose classifiers were not aligned it is the stored one."""
     assert css("analyse", runs / "old", "--images", "1000").code == 0

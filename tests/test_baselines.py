@@ -429,6 +429,13 @@ def runs(data, tmp_path_factory):
     return finished
 
 
+@pytest.fixture
+def few_updates(monkeypatch):
+    """EWC looks at two batches of a task: enough for what is asserted of whole runs."""
+    monkeypatch.setattr("plop_baseline.ewc.UPDATES", 2)
+
+
+@pytest.mark.usefixtures("few_updates")
 @pytest.mark.parametrize("name", NEW)
 def test_small_stream(name, runs):
     results = read_results(runs(name))
@@ -449,6 +456,7 @@ def test_frozen_stream_keeps_every_tensor_of_the_first_task(runs):
     assert last.keys() - first.keys() == {"model.classifiers.1.weight", "model.classifiers.1.bias"}
 
 
+@pytest.mark.usefixtures("few_updates")
 @pytest.mark.parametrize("moment", ["css.run.flow.write_results", "plop_baseline.ewc.penalty"])
 def test_ewc_is_killed_and_goes_on(moment, runs, data, tmp_path, monkeypatch):
     """Between the tasks, and within the second: the importance comes back from disk, bit by bit."""
@@ -472,6 +480,7 @@ def _kill(*_, **__):
     raise Killed
 
 
+@pytest.mark.usefixtures("few_updates")
 def test_ewc_measures_a_first_task_taken_from_another_run(runs, data, tmp_path):
     options = ["--method", "ewc", "--task0", runs("finetune")]
     assert css(*run_arguments(data, tmp_path, "shared", *options, protocol="2-1")).code == 0

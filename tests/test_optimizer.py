@@ -151,10 +151,11 @@ def test_the_check_costs_one_step(monkeypatch):
     calls = []
     monkeypatch.setattr("css.training.optimizer.require_one_layout", calls.append)
     model = net()
-    optimizer = make_optimizer(TrainConfig(), model, 0.1)
+    optimizer, hooked = make_optimizer(TrainConfig(), model, 0.1), []
+    optimizer.register_step_post_hook(lambda *_: hooked.append(1))  # as projections do
     for seed in range(3):
         step(model, optimizer, seed)
-    assert calls == [optimizer, optimizer]  # before and after the first
+    assert calls == [optimizer, optimizer] and len(hooked) == 3  # before and after the first
 
 
 def test_dimensions_of_size_one_have_no_layout():

@@ -2,15 +2,14 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from forked import Ended, run_forks, together
-from small_voc import CROP, css, masks_of, read_results, run_arguments
+from small_voc import CROP, css, masks_of, plain_machine, read_results, run_arguments
 
+from css.cli.main import main
 from css.config.files import read_config
 from css.run.flow import build_model
 from css.run.folder import load_task, task_folder
@@ -20,7 +19,6 @@ from css.system.launch import launch
 from css.system.processes import Processes
 from css.training.evaluate import evaluate
 
-ROOT = Path(__file__).parents[1]
 HALF = 4  # of a batch of 8: what one of two processes normalises over
 
 
@@ -34,13 +32,18 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def two(data, runs):
-    """A run by two processes, started by torchrun as a user starts it."""
-    environment = {**os.environ, "GPUS": "2", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "css", *run_arguments(data, runs, "two", "--method", "plop", protocol="2-1")]
-    outcome = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=600)
+    """A run by two processes that torchrun starts, as when a user calls css."""
+    arguments = run_arguments(data, runs, "two", "--method", "plop", protocol="2-1")
+    outcome = run_forks(runs / "torchrun", [(call_with_two_gpus, runs / "cache", arguments)])
     assert outcome.returncode == 0, outcome.stderr
     assert outcome.stdout.count("avg ") == 2  # one table, by the first process alone
     return runs / "two"
+
+
+def call_with_two_gpus(cache: Path, arguments: list[str]) -> None:
+    with plain_machine(cache):
+        os.environ["GPUS"] = "2"
+        raise SystemExit(main(arguments))
 
 
 def in_two_processes(folder: Path, *arguments: object) -> Ended:

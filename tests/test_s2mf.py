@@ -30,6 +30,14 @@ RUNS = {
 }
 
 
+@pytest.fixture(autouse=True, scope="module")
+def few_updates():
+    """EWC looks at two batches of a task, which is enough around it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("plop_baseline.ewc.UPDATES", 2)
+        yield
+
+
 @pytest.fixture(scope="module")
 def runs(data, tmp_path_factory):
     """Finished two-task runs from one first task."""

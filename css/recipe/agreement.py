@@ -22,6 +22,17 @@ def _has_results(cell: Cell) -> bool:
     return (cell.config.folder / "results.json").exists()
 
 
+def unreadable(cells: Iterable[Cell]) -> dict[str, str]:
+    """One sentence for every cell whose run folder is damaged or not ours, by name of the cell."""
+    found = {}
+    for cell in cells:
+        try:
+            _made_with(cell)
+        except InputError as error:
+            found[cell.name] = str(error)
+    return found
+
+
 def require_agreement(cells: Iterable[Cell]) -> None:
     """Raises InputError if a run folder, finished or not, was made with other settings than the recipe's.
 

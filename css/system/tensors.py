@@ -1,6 +1,7 @@
 """Named tensors in safetensors files, written atomically, with facts in their headers."""
 
 import json
+import os
 from pathlib import Path
 
 import torch
@@ -22,8 +23,16 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor], facts: dict | Non
     with atomic(path) as temporary:
         try:
             save_file(tensors, temporary, metadata={"format": _FORMAT, "facts": json.dumps(facts or {})})
+            temporary.chmod(_mode())  # safetensors makes files that nobody else may read
         except SafetensorError as error:  # wraps the operating system's "no space left"
             raise OSError(str(error)) from error
+
+
+def _mode() -> int:
+    """That of any other new file. The mask can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return 0o666 & ~mask
 
 
 def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict]:

@@ -29,15 +29,19 @@ def make_optimizer(train: TrainConfig, model: nn.Module, lr: float) -> torch.opt
 def _watched(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     """Its first step checks the memory layout of gradients and restored state before, of new state after."""
 
-    to_come = ["before", "after"]  # a hook that took itself away would disturb those beside it
+    checked = False
 
-    def check(*_: Any) -> None:
-        if to_come:
-            to_come.pop()
+    def before(*_: Any) -> None:
+        if not checked:
             require_one_layout(optimizer)
 
-    optimizer.register_step_pre_hook(check)
-    optimizer.register_step_post_hook(check)
+    def after(*_: Any) -> None:
+        nonlocal checked
+        before()
+        checked = True
+
+    optimizer.register_step_pre_hook(before)
+    optimizer.register_step_post_hook(after)
     return optimizer
 
 
