@@ -310,6 +310,12 @@ def test_names_of_classes_txt(tmp_path, lines, values, names):
     Folder(tmp_path).presence("train")
 
 
+def test_names_of_a_windows_shell(tmp_path):
+    write_pairs(tmp_path, {name: mask_of(0, 1, 2) for name in "abc"})
+    (tmp_path / "classes.txt").write_text("größe\r\nbag\r\n", encoding="utf-16")
+    assert init(tmp_path).description.names == {1: "größe", 2: "bag"}
+
+
 def test_images_without_masks_are_left_out(tmp_path):
     write_image(flat(tmp_path) / "images/lonely.jpg")
     remarks = init(tmp_path).remarks
