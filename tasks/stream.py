@@ -1,5 +1,6 @@
 """A stream of tasks, cut from a data set by a protocol and a setting."""
 
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -139,7 +140,7 @@ def _held(source: Source, split: str) -> str:
 def _class_ids(source: Source, classes: Sequence[str | int], flag: str) -> list[int]:
     ids = []
     for given in classes:
-        name = str(given)
+        name = unicodedata.normalize("NFC", str(given))  # as class names are; macOS writes umlauts as two letters
         if name in source.class_names[1:]:
             ids.append(source.class_names.index(name))
         elif name.isdecimal() and 1 <= int(name) < len(source.class_names):

@@ -87,6 +87,22 @@ def test_folder_may_move(run, folder, tmp_path):
         folder.with_name("gone").rename(folder)
 
 
+def test_wrong_path_is_not_replaced_by_the_default_root(folder, tmp_path, monkeypatch):
+    shutil.copytree(folder, tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    assert "gone is not a folder" in css("run", tmp_path / "gone", "2-1", *OPTIONS).complaint
+
+
+def test_other_data_are_noticed(run, folder):
+    mask = folder / "masks" / "000.png"
+    content = mask.read_bytes()
+    mask.write_bytes((folder / "masks" / "001.png").read_bytes())
+    try:
+        assert f"The data at {folder} is not what" in css("evaluate", run).complaint
+    finally:
+        mask.write_bytes(content)
+
+
 def test_relative_path_is_the_same_data_set(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(folder.parent)
     options = ["1-1", "--setting", "partitioned", "--runs", tmp_path / "runs", *OPTIONS]

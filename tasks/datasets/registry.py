@@ -16,7 +16,7 @@ from typing import Any, Literal, cast
 from tasks.errors import InputError, nearest
 from tasks.source import Source
 
-FOLDER = "tasks.folder.source:Folder"
+FOLDER, DATA_FILE = "tasks.folder.source:Folder", "data.yaml"
 LabelKind = Literal["pixels", "images"]
 
 
@@ -106,12 +106,22 @@ def find_dataset(name: str) -> DataSet:
 
 def is_folder(name: str) -> bool:
     """Whether a name means a folder of the user's: it is a path, or a folder of that name with data.yaml is there."""
-    return os.sep in name or (name not in DATASETS and (Path(name) / "data.yaml").is_file())
+    return os.sep in name or (name not in DATASETS and (Path(name) / DATA_FILE).is_file())
 
 
 def full_name(name: str) -> str:
     """A name that means the same from everywhere: that of a folder is its absolute path."""
     return str(Path(name).resolve()) if is_folder(name) else name
+
+
+def place_of(name: str, given: Path | None) -> Path:
+    """Where the data lie: the root that is given (see `data_root`); a folder of the user's where its name says.
+
+    A folder with data.yaml that is no longer there has moved to the given root.
+    """
+    if not is_folder(name):
+        return data_root(given)
+    return given if given is not None and not (Path(name) / DATA_FILE).is_file() else Path(name)
 
 
 def labels_of(name: str) -> LabelKind:
@@ -125,15 +135,11 @@ def data_root(given: Path | None) -> Path:
 
 
 def open_source(name: str, root: Path) -> Source:
-    """The opened data set; `root` is the folder that it lies in, or that the user's own class is given.
-
-    A folder with data.yaml that is not where its name says has moved to `root`.
+    """The opened data set; `root` is the folder it lies in (see `place_of`), or that the user's own class is given.
 
     Raises InputError for an unknown name, missing data, or a class that lacks something.
     """
     found = find_dataset(name)
-    if found.source == FOLDER:
-        root = Path(name) if (Path(name) / "data.yaml").is_file() or not (root / "data.yaml").is_file() else root
     source = _import(name, found.source)(root) if found.on_disk else _rendered(found.source)
     wanted = ["name", "class_names", "presence", "load", "image_id", "fingerprint"]
     if missing := [attribute for attribute in wanted if not hasattr(source, attribute)]:

@@ -9,6 +9,7 @@ from typing import Any
 from tasks.colours import ColourTable
 from tasks.errors import InputError
 from tasks.folder.description import BACKGROUND_NAMES, MOST_CLASSES, clean
+from tasks.lists import text_of
 from tasks.source import VOID
 
 NAME_FILES = ("classes.txt", "class_names.txt", "labels.txt", "names.txt")
@@ -45,7 +46,7 @@ def _roboflow(root: Path, seen: set[int]) -> tuple[Meaning, str] | None:
     path = next((file for file in (root / "train/_classes.csv", root / "_classes.csv") if file.is_file()), None)
     if path is None:
         return None
-    rows = [[cell.strip() for cell in row] for row in csv.reader(_text(path).splitlines()) if row]
+    rows = [[cell.strip() for cell in row] for row in csv.reader(text_of(path, "file").splitlines()) if row]
     names = {int(row[0]): row[1] for row in rows if len(row) == 2 and row[0].isdecimal()}
     if len(names) < len(rows) - 1:  # all but the heading
         raise InputError(f"{path} is not a list of pixel values and classes: restore it, or write data.yaml by hand.")
@@ -61,7 +62,7 @@ def _ade20k(root: Path, seen: set[int]) -> tuple[Meaning, str] | None:
 
 def read_object_info(path: Path) -> dict[int, str]:
     """Class names by mask value of ADE20K's SceneParsing benchmark (Zhou et al., CVPR 2017): objectInfo150.txt."""
-    rows = [row for row in csv.reader(_text(path).splitlines(), delimiter="\t") if row]
+    rows = [row for row in csv.reader(text_of(path, "file").splitlines(), delimiter="\t") if row]
     try:
         full = {int(row[0]): row[-1].strip() for row in rows[1:]}
     except ValueError:
@@ -112,7 +113,7 @@ def is_void(name: str) -> bool:
 def read_label_map(path: Path) -> dict[str, tuple[int, int, int]]:
     """Colours (RGB) by class name, in the order of the file; a line is "name:r,g,b:parts:actions"."""
     colours: dict[str, tuple[int, int, int]] = {}
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    for number, line in enumerate(text_of(path, "file").splitlines(), 1):
         if not line.strip() or line.startswith("#"):
             continue
         words = line.rsplit(":", 3)  # a name may hold colons, the rest never does
@@ -139,7 +140,7 @@ def _name_list(root: Path, seen: set[int]) -> tuple[Meaning, str] | None:
     path = next((root / file for file in NAME_FILES if (root / file).is_file()), None)
     if path is None:
         return None
-    names = [clean(line) for line in _text(path).splitlines() if line.strip()]
+    names = [clean(line) for line in text_of(path, "file").splitlines() if line.strip()]
     if not names:
         raise InputError(f"{path} is empty: name one class a line.")
     numbered = [NUMBERED.fullmatch(name) for name in names]
@@ -184,13 +185,5 @@ def _values_alone(seen: set[int]) -> tuple[Meaning, str]:
             f"The masks hold {len(values)} values, more than {MOST_CLASSES} classes: are they photographs?"
         )
     names = {value: f"class {value}" for value in values}
-    return {
-        "names": names
-    }, f"Nothing names the classes: {len(names)} values are called 'class {values[0]}' and so on; edit them."
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read ({error}): restore it as a text file.") from None
+    remark = f"Nothing names the classes: {len(names)} values are called 'class {values[0]}' and so on; edit them."
+    return {"names": names}, remark

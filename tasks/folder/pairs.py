@@ -9,7 +9,7 @@ import numpy as np
 
 from tasks.errors import InputError
 from tasks.folder.description import Split
-from tasks.lists import IMAGE_ENDINGS
+from tasks.lists import IMAGE_ENDINGS, text_of
 
 MASK_ENDINGS = (".png", ".bmp", ".tif", ".tiff")  # without loss, so that class ids survive
 VAL_SHARE = 0.2
@@ -66,12 +66,7 @@ def pairs(root: Path, split: Split) -> list[tuple[str, Path, Path]]:
 
 def read_list(path: Path) -> list[str]:
     """The lines of a list. Raises InputError if it cannot be read, is empty or repeats itself."""
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"list {path} cannot be read ({error}): restore it as a text file, one image a line."
-        ) from None
+    lines = [line.strip() for line in text_of(path, "list").splitlines() if line.strip()]
     if not lines:
         raise InputError(f"list {path} is empty: name one image a line.")
     if len(set(lines)) < len(lines):
