@@ -290,7 +290,7 @@ def test_a_damaged_run_is_named_and_the_others_are_shown(damage, tmp_path):
 
 
 def test_foreign_linked_and_missing_results_hide_no_run(tmp_path):
-    _, cells = small(tmp_path, seeds=[1, 2])
+    cells = small(tmp_path, seeds=[1, 2])[1]
     for cell in cells.values():
         write_run(cell, SMALL, small_ious([0.5] * 4))
     runs = next(iter(cells.values())).config.folder.parent
