@@ -68,7 +68,7 @@ class ColourTable:
         black where an entry seems to be unset.
         """
         numbers = mask.getpalette() or []
-        palette = list(zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True))
+        palette = list(zip(numbers[::3], numbers[1::3], numbers[2::3], strict=False))
         renumbered = all(colour in self._greys or colour == WHITE for colour in palette)
         value_of = self._greys if renumbered else self._value_of
         other = [index for index, colour in enumerate(palette) if value_of.get(colour, index) != index]

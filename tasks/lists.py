@@ -91,11 +91,12 @@ class _Layout:
         return image, self._find(self.masks, stem, MASK_ENDINGS)
 
     def _located(self, path: str) -> str:
-        """Relative to the data root where it is below that."""
+        """Relative to the data root; absolute if it begins with "/" and its folder is there, but not below the root."""
         for root in self._roots:
             path = path.removeprefix(root)
         relative = os.path.normpath(path.lstrip("/"))
-        return path if path.startswith("/") and self._exists(path) and not self._exists(relative) else relative
+        elsewhere = path.startswith("/") and self._in(os.path.split(path)[0]) and not self._exists(relative)
+        return os.path.normpath(path) if elsewhere else relative
 
     def _exists(self, path: str) -> bool:
         folder, name = os.path.split(path)

@@ -9,12 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, TiffImagePlugin
 
 from tasks.colours import ColourTable
 from tasks.errors import InputError
 
 ORIENTATION = 0x0112  # EXIF
+BITS_PER_SAMPLE, PHOTOMETRIC, PLANES = 258, 262, 284  # TIFF
 _TURNS: dict[int | None, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
@@ -29,9 +30,15 @@ def stored_as(image: ImageFile.ImageFile) -> str:
     """How an opened file, not yet loaded, stores a pixel, in Pillow's words: "L;4" is grey of 4 bits."""
     if not image.tile:
         return ""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        bits = image.tag_v2.get(BITS_PER_SAMPLE, (1,))
+        if max(bits) > 8 and len(bits) > 1 and image.tag_v2.get(PLANES) == 2:
+            return "planes of 16 bits"
+        if max(bits) > 8 and image.tag_v2.get(PHOTOMETRIC) == 0:
+            return "16 bits of which 0 is white"
     codec, _, _, arguments = image.tile[0]
     name = arguments if isinstance(arguments, str) else next(iter(arguments or ()), "")
-    return f"{codec} {name}" if codec.startswith("ppm") else str(name)
+    return f"{codec}:{name}" if codec.startswith("ppm") else str(name)
 
 
 def turn_of(image: Image.Image) -> Image.Transpose | None:
@@ -52,6 +59,8 @@ def as_rgb(image: Image.Image, stored: str, path: Path | str) -> Image.Image:
 
     Raises InputError for floats, 32 bits, and 16 bits of which the upper 8 would leave almost nothing.
     """
+    if " of " in stored:  # Pillow takes these planes for planes of 8 bits, and 0 for black
+        raise InputError(f"image {path} has {stored}, which cannot be read: save it with 8 bits.")
     if image.mode == "F":
         raise InputError(f"image {path} holds floats, of which none is known to be white: save it with 8 bits.")
     if image.mode.startswith("I"):
@@ -72,20 +81,21 @@ def as_values(mask: Image.Image, stored: str, path: Path | str, colours: ColourT
     Palette indices and grey values of any depth are values; RGB is read by `colours`; transparency is ignored. Raises
     InputError for everything else, for values above 255, and for a palette that contradicts `colours`.
     """
-    if mask.format in _UNFIT or mask.info.get("compression") in ("jpeg", "webp"):
+    if mask.format in _UNFIT or mask.info.get("compression") in ("jpeg", "tiff_jpeg", "webp"):
         raise InputError(f"mask {path} is a {mask.format} file, which may change class ids: save it as PNG.")
+    scaled = stored.startswith("ppm")  # PGM and PPM whose largest value is neither 255 nor 65535
     if mask.mode == "P":
         if colours:
             colours.require_agreement(mask, str(path))
         return mask
-    if mask.mode in ("1", "L") and not stored.startswith("ppm"):
+    if mask.mode in ("1", "L") and not scaled:
         step = _GREY_STEP.get("1" if mask.mode == "1" else stored[:3], 1)
         return mask if step == 1 else mask.convert("L").point([value // step for value in range(256)])
-    if mask.mode == "F" or mask.mode.startswith("I"):
+    if (mask.mode == "F" or mask.mode.startswith("I")) and not scaled:
         return Image.fromarray(_ids(np.asarray(mask), path))
     if mask.mode == "LA":
         return mask.getchannel("L")
-    if mask.mode in ("RGB", "RGBA") and colours and ";16" not in stored:
+    if mask.mode in ("RGB", "RGBA") and colours and "16" not in stored and not scaled:
         return Image.fromarray(colours.values(np.asarray(mask)[..., :3], str(path)))
     raise InputError(
         f"mask {path} has mode {mask.mode}{f' ({stored})' if stored not in ('', mask.mode) else ''} instead of one "

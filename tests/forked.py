@@ -2,20 +2,23 @@
 
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 import torch.distributed as dist
 from small_voc import plain_machine
 
 from css.cli.main import main
+from css.system.launch import PROGRAM
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload([
-    "forked", "css.cli.run", "css.cli.saved", "css.run.flow", "css.run.presets", "css.system.launch",
+    "forked", "css.cli.run", "css.cli.saved", "css.cli.table", "css.run.flow", "css.run.presets",
     "plop_baseline.plop", "plop_baseline.finetune", "torch.distributed.run",
 ])  # fmt: skip
 
@@ -73,9 +76,38 @@ def _first_failure(group: Sequence[BaseProcess], timeout: float) -> int:
     return 0
 
 
+class Forked:
+    """In place of the subprocess.Popen of a cell of a table, which takes seconds to start."""
+
+    def __init__(self, command: Sequence[str], *, stdout, env: dict[str, str], **_) -> None:
+        assert list(command[:2]) == [sys.executable, PROGRAM]
+        self._process = PROCESSES.Process(target=_run_program, args=(stdout.name, env, command[2:]))
+        self._process.start()
+
+    def poll(self) -> int | None:
+        self._process.join(0)
+        return self.returncode
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+
+def _run_program(output: str, environment: dict[str, str], arguments: Sequence[str]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
+    _write_to(output, output)
+    raise SystemExit(main(arguments))
+
+
 def _redirected(folder: Path, function: Callable, *arguments: object) -> None:
-    for number, name in ((1, "stdout"), (2, "stderr")):
-        file = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    _write_to(folder / "stdout", folder / "stderr")
+    function(*arguments)
+
+
+def _write_to(*paths: Path | str) -> None:
+    for number, path in enumerate(paths, 1):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, number)
         os.close(file)
-    function(*arguments)

@@ -33,7 +33,7 @@ SETTING = [
 # One slow and one fast epoch, a handful of small dreams: enough to see every stage at work.
 QUICK_S2MF = [
     "--train.later-epochs", "2", "--options.fast-share", "0.5", "--options.dream.count", "8",
-    "--options.dream.batch", "4", "--options.dream.steps", "4", "--options.fuse.steps", "4",
+    "--options.dream.batch", "4", "--options.dream.steps", "2", "--options.fuse.steps", "2",
     "--options.statistics.batches", "3", "--options.projector", "tpnsp", "--options.no-align",
 ]  # fmt: skip
 

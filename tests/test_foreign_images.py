@@ -1,5 +1,6 @@
 """Photographs as cameras and programs write them: the pixels that a viewer shows, or one sentence."""
 
+import struct
 import warnings
 
 import numpy as np
@@ -8,7 +9,7 @@ from PIL import Image, ImageOps
 from small_png import GREY_ALPHA, RGB, RGBA, write_raw_png
 from small_voc import css, read_results, run_arguments
 
-from tasks.datasets.voc import IMAGES, LISTS, MASKS, VALUES, Voc
+from tasks.datasets.voc import IMAGES, LISTS, MASKS, VALUES, Voc, colour_table
 from tasks.errors import InputError
 from tasks.reading import open_image, open_mask, scan
 
@@ -79,6 +80,40 @@ def test_values_without_a_known_white_are_refused(values, says, tmp_path):
 
 def test_32_bit_files_of_16_bit_values(tmp_path):
     Image.fromarray(GREY.astype(np.int32) * 257).save(tmp_path / "image.tif")
+    np.testing.assert_array_equal(read(tmp_path / "image.tif"), as_grey(GREY))
+
+
+def write_raw_tiff(path, planes: np.ndarray, photometric: int) -> None:
+    """A little-endian TIFF of 16 bits whose planes (channels, H, W) follow each other."""
+    planes = planes.astype("<u2")
+    count, height, width = planes.shape
+    size, start = planes[0].nbytes, 8
+    extra = start + planes.nbytes  # where lists of more than two numbers lie
+    entries = [
+        (256, 3, [width]), (257, 3, [height]), (258, 3, [16] * count), (259, 3, [1]), (262, 3, [photometric]),
+        (273, 4, [start + size * plane for plane in range(count)]), (277, 3, [count]), (278, 3, [height]),
+        (279, 4, [size] * count), (284, 3, [2 if count > 1 else 1]),
+    ]  # fmt: skip
+    lists, table = b"", b""
+    for tag, kind, values in entries:
+        packed = struct.pack(f"<{len(values)}{'H' if kind == 3 else 'I'}", *values)
+        field = packed.ljust(4, b"\0") if len(packed) <= 4 else struct.pack("<I", extra + len(lists))
+        lists += packed if len(packed) > 4 else b""
+        table += struct.pack("<HHI", tag, kind, len(values)) + field
+    head = struct.pack("<2sHI", b"II", 42, extra + len(lists))
+    body = planes.tobytes() + lists + struct.pack("<H", len(entries)) + table + bytes(4)
+    path.write_bytes(head + body)
+
+
+def test_tiff_that_pillow_misreads_is_refused(tmp_path):
+    """Planes of 16 bits are read as planes of 8, and 0 as black where the file says that it is white."""
+    write_raw_tiff(tmp_path / "image.tif", PIXELS.transpose(2, 0, 1).astype(int) * 257, photometric=2)
+    assert "planes of 16 bits" in refusal(tmp_path / "image.tif")
+    with pytest.raises(InputError, match="planes of 16 bits"):
+        open_mask(tmp_path / "image.tif", colour_table())
+    write_raw_tiff(tmp_path / "image.tif", GREY[None].astype(int) * 257, photometric=0)
+    assert "16 bits of which 0 is white" in refusal(tmp_path / "image.tif")
+    write_raw_tiff(tmp_path / "image.tif", GREY[None].astype(int) * 257, photometric=1)
     np.testing.assert_array_equal(read(tmp_path / "image.tif"), as_grey(GREY))
 
 

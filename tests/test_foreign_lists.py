@@ -124,6 +124,8 @@ def test_absolute_paths_may_lie_anywhere(root, tmp_path):
         (root / part / f"two.{ending}").rename(outside / f"two.{ending}")
     write_list(root, f"one\n{outside}/two.jpg {outside}/two.png")
     assert values(root) == [1, 2]
+    write_list(root, f"{outside}/two.jpg {outside}/none.png")
+    assert f"mask {outside}/none.png is missing" in refusal(root)
     write_list(root, f"{outside}/two.jpg")
     assert "line 1" in refusal(root) and f"{outside}/two.jpg" in refusal(root) and "mask" in refusal(root)
 

@@ -105,9 +105,13 @@ def test_a_file_format_that_may_change_ids_is_refused(tmp_path):
 
 
 def test_grey_values_that_pillow_scales_are_refused(tmp_path):
-    (tmp_path / "mask.pgm").write_bytes(b"P5 4 3 20\n" + IDS.tobytes())
-    assert np.array(Image.open(tmp_path / "mask.pgm")).max() == 38  # 3 of 20
-    assert "8-bit grey PNG" in refusal(tmp_path / "mask.pgm")
+    for head, content in ((b"P5 4 3 20\n", IDS), (b"P5 4 3 1000\n", IDS.astype(">u2")), (b"P6 2 2 20\n", IDS)):
+        (tmp_path / "mask.pgm").write_bytes(head + content.tobytes())
+        assert np.array(Image.open(tmp_path / "mask.pgm")).max() > 30  # 3 of 20, of 1000
+        assert "8-bit grey PNG" in refusal(tmp_path / "mask.pgm")
+    for head, content in ((b"P5 4 3 255\n", IDS), (b"P5 4 3 65535\n", IDS.astype(">u2"))):
+        (tmp_path / "mask.pgm").write_bytes(head + content.tobytes())
+        np.testing.assert_array_equal(read(tmp_path / "mask.pgm"), IDS)
 
 
 def test_colours_of_more_than_8_bits_or_of_other_kinds_are_refused(tmp_path):

@@ -15,7 +15,7 @@ from tasks.errors import InputError
 def report(runs: tyro.conf.Positional[tuple[Path, ...]], /) -> int:
     """Prints the tables of runs, finished or not, from their results.json alone.
 
-    A results.json that is damaged or of another program is named, and the others are shown; the exit code is 1 then, and
+    A results.json that is damaged or of another program is named, and the others are shown; the exit code is then 1, or
     2 if none can be shown.
 
     Args:

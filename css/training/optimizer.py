@@ -28,7 +28,6 @@ def make_optimizer(train: TrainConfig, model: nn.Module, lr: float) -> torch.opt
 
 def _watched(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     """Its first step checks the memory layout of gradients and restored state before, of new state after."""
-
     checked = False
 
     def before(*_: Any) -> None:
