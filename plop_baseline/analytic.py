@@ -72,7 +72,7 @@ class Analytic(Method):
 
     def __init__(self, options: Any = None) -> None:
         super().__init__(options)
-        self.sums = RidgeSums.empty(self.options.features)
+        self.sums: RidgeSums | None = None  # of all tasks so far
 
     def check(self, config: RunConfig) -> None:
         """Raises InputError for values out of range, or more random features than memory."""
@@ -134,7 +134,8 @@ class Analytic(Method):
 
     def _together(self, own: RidgeSums, trainer: Trainer) -> RidgeSums:
         total = RidgeSums(trainer.processes.sum(own.square), trainer.processes.sum(own.cross))
-        total.add(self.sums)
+        if self.sums is not None:
+            total.add(self.sums)
         return total
 
     def _solve(self, head: RidgeHead, sums: RidgeSums) -> None:
@@ -142,7 +143,7 @@ class Analytic(Method):
 
     def tensors(self) -> dict[str, Tensor]:
         """The two sums."""
-        return {"square": self.sums.square, "cross": self.sums.cross}
+        return {} if self.sums is None else {"square": self.sums.square, "cross": self.sums.cross}
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Takes both back."""

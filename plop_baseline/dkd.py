@@ -61,10 +61,10 @@ class Dkd(Method):
         })  # fmt: skip
 
     def first_task(self) -> str:
-        """Cross-entropy, or binary cross-entropy with its weight of positives."""
+        """Cross-entropy, or binary cross-entropy with its weight of positives and an auxiliary row."""
         if self.options.first == "ce":
             return super().first_task()
-        return f"binary cross-entropy, positives times {self.options.first_pos_weight:g}"
+        return f"binary cross-entropy, positives times {self.options.first_pos_weight:g}, and an auxiliary row"
 
     def grow(self, model: Segmenter, new_classes: Sequence[int]) -> None:
         """The new rows are copies of the auxiliary row."""

@@ -49,7 +49,10 @@ class Method:
         model.grow(new_classes)
 
     def first_task(self) -> str:
-        """How the first task is learnt: runs that agree can share it, but for what `grow` puts into `model.head`."""
+        """How the first task is learnt: runs that agree share it.
+
+        Where it is cross-entropy, that is without `model.head`, which every method learns for itself in `finish`.
+        """
         return FIRST_TASK
 
     def learn_first(self, task: Task, model: Segmenter, trainer: Trainer) -> None:

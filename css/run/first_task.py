@@ -5,7 +5,7 @@ import torch
 from css.config.compare import differences
 from css.config.files import as_dict, read_config
 from css.config.settings import RunConfig
-from css.method.contract import FIRST_TASK
+from css.method.contract import FIRST_TASK, Method
 from css.method.registry import make_method
 from css.model.segmenter import Segmenter
 from css.run.folder import identity, task_folder
@@ -35,8 +35,10 @@ def borrowed_first_task(config: RunConfig, task: Task) -> dict[str, torch.Tensor
     return tensors
 
 
-def with_own_head(tensors: dict[str, torch.Tensor], model: Segmenter) -> dict[str, torch.Tensor]:
-    """A first task is shared but for what a method has put into `model.head`."""
+def with_own_head(tensors: dict[str, torch.Tensor], model: Segmenter, method: Method) -> dict[str, torch.Tensor]:
+    """A first task that all methods share, but for what a method puts into `model.head`; another one as it is."""
+    if method.first_task() != FIRST_TASK:
+        return tensors
     shared = {name: value for name, value in tensors.items() if not name.startswith("model.head.")}
     own = {f"model.{name}": value for name, value in model.state_dict().items() if name.startswith("head.")}
     return shared | own

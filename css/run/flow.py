@@ -90,7 +90,8 @@ def _complete(
     config, processes, began = trainer.config, trainer.processes, time.perf_counter()
     reset_peak(processes.device)
     if task.index == 0 and config.task0:
-        restore_model(model, with_own_head(borrowed_first_task(config, task), model), config.task0)
+        shared = borrowed_first_task(config, task)
+        restore_model(model, with_own_head(shared, model, method), config.task0)
     elif teacher is None:
         method.learn_first(task, model, trainer)
     else:
