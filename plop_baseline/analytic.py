@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from css.config.options import require_values
 from css.config.settings import RunConfig
 from css.losses import at_places
 from css.method.contract import Method
-from css.model.segmenter import Segmenter, SharedFeatures
+from css.model.segmenter import FEATURES, Segmenter, SharedFeatures
 from css.model.state import evaluating
 from css.training.trainer import Trainer
 from plop_baseline.ridge import RidgeSums, confident_answers, expanded, random_projection
@@ -42,10 +42,13 @@ class AnalyticOptions:
 class RidgeHead(SharedFeatures):
     """Answers are a linear function of the random features of what the decoder makes; the classifiers are not asked."""
 
-    def __init__(self, number: int, width: int, seed: int):
+    projection: Tensor  # (d, D)
+    weight: Tensor  # (channels, d)
+
+    def __init__(self, number: int, width: int, seed: int) -> None:
         super().__init__()
         self.register_buffer("projection", random_projection(number, width, seed), persistent=False)
-        self.register_buffer("weight", torch.zeros(0, number))  # (channels, d)
+        self.register_buffer("weight", torch.zeros(0, number))
 
     def forward(
         self, decoder: nn.Module, classifiers: nn.ModuleList, stages: Sequence[Tensor]
@@ -63,7 +66,8 @@ class RidgeHead(SharedFeatures):
 
 class Analytic(Method):
     """After the first task nothing is trained: a pass over the images of a task adds to two sums, of which the
-    classifier is a function."""
+    classifier is a function.
+    """
 
     Options = AnalyticOptions
     segmentation_only = True
@@ -93,10 +97,9 @@ class Analytic(Method):
         """Room for the rows of the new classes, which answer 0 until the task has ended."""
         model.grow(new_classes, init="random")
         if len(model.classifiers) == 1:
-            width = model.classifiers[0].in_channels
-            model.head = RidgeHead(self.options.features, width, 0).to(model.pixel_mean.device)
-        more = len(model.classes) - len(model.head.weight)
-        model.head.weight = F.pad(model.head.weight, (0, 0, 0, more))
+            model.head = RidgeHead(self.options.features, FEATURES, 0).to(next(model.parameters()).device)
+        head = _head(model)
+        head.weight = F.pad(head.weight, (0, 0, 0, len(model.classes) - len(head.weight)))
 
     def learn_first(self, task: Task, model: Segmenter, trainer: Trainer) -> None:
         """Plain classifiers, which the ridge classifier then takes the place of."""
@@ -111,26 +114,31 @@ class Analytic(Method):
         """The images of the task are looked at once, and the classifier is solved for anew."""
         found = trainer.once("ridge", lambda: self._look(task, model, trainer))
         self.sums = RidgeSums(found["square"], found["cross"])
-        self._solve(model.head, self.sums)
+        self._solve(_head(model), self.sums)
 
     @torch.no_grad()
     def _look(self, task: Task, model: Segmenter, trainer: Trainer) -> dict[str, Tensor]:
         """The sums of all tasks after this one; every process looks at its share of the images."""
-        own, options, head = RidgeSums.empty(self.options.features), self.options, model.head
+        own, options, head = RidgeSums.empty(self.options.features), self.options, _head(model)
         for images, labels in trainer.passes(task, model, "ridge"):
             with evaluating(model), trainer.autocast():
                 features = model(images).features.float()
-            if task.index and options.confidence <= 1:
-                outputs = head.answers(features)
-                asked = outputs if options.released else outputs[:, : len(task.old_classes)]
-                labels = confident_answers(asked, labels, options.confidence)
-            sampled = _first_pixels(labels, features) if options.released else at_places(labels, features.shape[-2:])
+            targets = self._targets(task, head, features, labels)
             rows = expanded(features.movedim(1, -1).flatten(0, 2), head.projection)
-            own.update(rows, sampled.flatten(), len(task.seen_classes))
+            own.update(rows, targets.flatten(), len(task.seen_classes))
             if options.released:
                 self._solve(head, self._together(own, trainer))
         total = self._together(own, trainer)
         return {"square": total.square, "cross": total.cross}
+
+    def _targets(self, task: Task, head: RidgeHead, features: Tensor, labels: Tensor) -> Tensor:
+        """The labels at the places of the features (B, h, w), with what the model is sure of on background."""
+        options = self.options
+        if task.index and options.confidence <= 1:
+            outputs = head.answers(features)
+            asked = outputs if options.released else outputs[:, : len(task.old_classes)]
+            labels = confident_answers(asked, labels, options.confidence)
+        return _first_pixels(labels, features) if options.released else at_places(labels, features.shape[-2:])
 
     def _together(self, own: RidgeSums, trainer: Trainer) -> RidgeSums:
         total = RidgeSums(trainer.processes.sum(own.square), trainer.processes.sum(own.cross))
@@ -148,6 +156,10 @@ class Analytic(Method):
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Takes both back."""
         self.sums = RidgeSums(tensors["square"], tensors["cross"])
+
+
+def _head(model: Segmenter) -> RidgeHead:
+    return cast("RidgeHead", model.head)
 
 
 def _first_pixels(labels: Tensor, features: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """DKD (Baek et al., NeurIPS 2022): binary classifiers, decomposed distillation, new rows that start as "none of it"."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from segmentation_models_pytorch.base.initialization import initialize_head
@@ -13,7 +13,8 @@ from css.config.settings import RunConfig
 from css.losses import upsample
 from css.method.contract import Method
 from css.model.output import Output
-from css.model.segmenter import Segmenter, SharedFeatures
+from css.model.segmenter import FEATURES, Segmenter, SharedFeatures
+from css.model.state import bias_of, linear_classifiers
 from css.training.trainer import Trainer
 from plop_baseline.dkd_losses import Rows, auxiliary_loss, dkd_terms
 from plop_baseline.sigmoid_rows import clear_background, hard_bce, subtract_background
@@ -39,7 +40,7 @@ class DkdOptions:
 class WithAuxiliary(SharedFeatures):
     """One more row, which learns that nothing of what is seen is its class, and plays no part in the answer."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.auxiliary = nn.Conv2d(width, 1, 1)
         initialize_head(self.auxiliary)
@@ -50,7 +51,7 @@ class Dkd(Method):
 
     Options = DkdOptions
     segmentation_only = True
-    train_settings = {"later_batch_norm": "freeze", "later_rates": {"encoder": 0.1}}
+    train_settings: ClassVar[Mapping[str, Any]] = {"later_batch_norm": "freeze", "later_rates": {"encoder": 0.1}}
     summary = "binary classifiers, distilled as a whole and in positive and negative parts (NeurIPS 2022)"
 
     def check(self, config: RunConfig) -> None:
@@ -70,18 +71,15 @@ class Dkd(Method):
         """The new rows are copies of the auxiliary row."""
         model.grow(new_classes, init="random")
         if len(model.classifiers) == 1:
-            model.head = WithAuxiliary(model.classifiers[0].in_channels).to(model.pixel_mean.device)
-            return
-        newest, auxiliary = model.classifiers[-1], model.head.auxiliary
-        with torch.no_grad():
-            newest.weight.copy_(auxiliary.weight.expand_as(newest.weight))
-            newest.bias.copy_(auxiliary.bias.expand_as(newest.bias))
+            model.head = WithAuxiliary(FEATURES).to(next(model.parameters()).device)
+        else:
+            start_from(linear_classifiers(model)[-1], _auxiliary(model))
 
     def learn_first(self, task: Task, model: Segmenter, trainer: Trainer) -> None:
         """Cross-entropy, or binary cross-entropy of every class and the auxiliary row."""
         if self.options.first == "bce":
-            clear_background(model.classifiers[0])
-            self.auxiliary = model.head.auxiliary
+            clear_background(linear_classifiers(model)[0])
+            self.auxiliary = _auxiliary(model)
             trainer.fit(model, task, self._first_losses)
             return
         model.head.requires_grad_(False)
@@ -99,7 +97,7 @@ class Dkd(Method):
     def finish(self, task: Task, model: Segmenter, trainer: Trainer) -> None:
         """In a shared first task the auxiliary row learns when it ends, alone."""
         if task.index == 0 and self.options.first == "ce":
-            self.auxiliary = model.head.auxiliary
+            self.auxiliary = _auxiliary(model)
             model.requires_grad_(False)
             self.auxiliary.requires_grad_(True)
             trainer.fit(model, task, self._only_auxiliary, "auxiliary", epochs=1, batch_norm="freeze")
@@ -110,9 +108,9 @@ class Dkd(Method):
 
     def prepare(self, task: Task, model: Segmenter, teacher: Segmenter, trainer: Trainer) -> None:
         """Old classifiers become binary ones."""
-        subtract_background(teacher.classifiers)
-        subtract_background(model.classifiers[: task.index])
-        self.model, self.auxiliary = model, model.head.auxiliary
+        subtract_background(linear_classifiers(teacher))
+        subtract_background(linear_classifiers(model)[:-1])
+        self.model, self.auxiliary = model, _auxiliary(model)
 
     def losses(
         self, task: Task, forward: nn.Module, teacher: Segmenter, images: Tensor, labels: Tensor
@@ -136,8 +134,19 @@ class Dkd(Method):
         return auxiliary_loss(upsample(self.auxiliary(new.features.detach()), labels))
 
 
+@torch.no_grad()
+def start_from(newest: nn.Conv2d, auxiliary: nn.Conv2d) -> None:
+    """Every row becomes a copy of the auxiliary row, in place."""
+    newest.weight.copy_(auxiliary.weight.expand_as(newest.weight))
+    bias_of(newest).copy_(bias_of(auxiliary).expand_as(bias_of(newest)))
+
+
+def _auxiliary(model: Segmenter) -> nn.Conv2d:
+    return cast("WithAuxiliary", model.head).auxiliary
+
+
 def _old_rows(task: Task, model: Segmenter) -> Rows:
     """Of the old classes, the background left out."""
-    old = model.classifiers[: task.index]
-    weight, bias = torch.cat([of.weight.flatten(1) for of in old]), torch.cat([of.bias for of in old])
+    old = linear_classifiers(model)[: task.index]
+    weight, bias = torch.cat([of.weight.flatten(1) for of in old]), torch.cat([bias_of(of) for of in old])
     return Rows(weight[1:], bias[1:])

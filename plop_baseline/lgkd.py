@@ -1,7 +1,7 @@
 """LGKD (Yang et al., ICCV 2023) around PLOP or MiB: distillation guided by the labels of the new classes."""
 
 from dataclasses import dataclass, field
-from typing import Any, Generic
+from typing import Any, ClassVar, Generic, cast
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,7 @@ class LabelGuided(Wrapper):
     """
 
     suffix = "lgkd"
-    Options = LabelGuidedOptions
+    Options: ClassVar[type] = LabelGuidedOptions
     summary = "distillation in which the old background goes to the labelled new class (LGKD, ICCV 2023)"
 
     def require_base(self, base: Method) -> None:
@@ -69,7 +69,8 @@ class LabelGuided(Wrapper):
         logits, old_logits = upsample(new.logits, labels), upsample(old.logits, labels)
         guided = label_guided_distillation(logits, old_logits, labels, options.alpha).mean()
         seen = selective_labels(old_logits, labels) if options.ignore_doubtful else labels
-        base = self.base.losses(task, _Answer(new), _Answer(old), images, seen)
+        asked = cast("Segmenter", _Answer(old))
+        base = self.base.losses(task, _Answer(new), asked, images, seen)
         return base | {"lgkd": options.weight * guided}
 
 

@@ -1,6 +1,8 @@
 """MiB (Cermelli et al., CVPR 2020): cross-entropy and distillation that know what the background stands for."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +29,7 @@ class Mib(Method):
     """Both losses take into account that the background of one task holds the classes of the others."""
 
     Options = MibOptions
-    options_within = {"lgkd": MibOptions(kd_weight=0.0)}
+    options_within: ClassVar[Mapping[str, Any]] = {"lgkd": MibOptions(kd_weight=0.0)}
     segmentation_only = True
     summary = "unbiased cross-entropy and unbiased distillation (CVPR 2020)"
 

@@ -1,9 +1,13 @@
 """What methods with a head of its own for every task share (SSUL, BARM): a 3x3 convolution, BatchNorm, ReLU each."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from css.model.state import bias_of
+from plop_baseline.sigmoid_rows import soft_bce
 from tasks.source import BACKGROUND, VOID
 
 
@@ -74,16 +78,13 @@ def body_distance(bodies: list[Tensor], old_bodies: list[Tensor], background: Te
     """
     mask = background.unsqueeze(1)
     pairs = zip(bodies, old_bodies, strict=True)
-    return sum(((new - old) * mask).square().mean() for new, old in pairs)
+    return torch.stack([((new - old) * mask).square().mean() for new, old in pairs]).sum()
 
 
 def head_distillation(heads: list[Tensor], old_heads: list[Tensor]) -> Tensor:
     """Binary cross-entropy of every row of the old heads to the old model's sigmoid, mean over places, summed."""
     pairs = zip(heads, old_heads, strict=True)
-    return sum(
-        F.binary_cross_entropy_with_logits(new, old.sigmoid(), reduction="none").mean((0, 2, 3)).sum()
-        for new, old in pairs
-    )
+    return torch.stack([soft_bce(new, old).sum() for new, old in pairs]).sum()
 
 
 def with_unknown(labels: Tensor, saliency: Tensor) -> Tensor:
@@ -95,7 +96,8 @@ def with_unknown(labels: Tensor, saliency: Tensor) -> Tensor:
 
 def known_or_unknown(logits: Tensor) -> Tensor:
     """Logits of the channels from SSUL's rows [unknown, background, classes]: the background's score is the sum of the
-    first two sigmoids, below 1. (B, R, h, w) to (B, R - 1, h, w)."""
+    first two sigmoids, below 1. (B, R, h, w) to (B, R - 1, h, w).
+    """
     score = logits[:, :2].sigmoid().sum(1, keepdim=True)
     below_one = 1 - torch.finfo(logits.dtype).eps
     return torch.cat([torch.logit(score.clamp(max=below_one)), logits[:, 2:]], 1)
@@ -105,5 +107,6 @@ def known_or_unknown(logits: Tensor) -> Tensor:
 def start_as(new: nn.Sequential, other: nn.Sequential) -> None:
     """A new head starts as another one, BatchNorm's statistics included; every row of its 1x1 is the other's first."""
     new[:-1].load_state_dict(other[:-1].state_dict())
-    new[-1].weight.copy_(other[-1].weight[:1].expand_as(new[-1].weight))
-    new[-1].bias.copy_(other[-1].bias[:1].expand_as(new[-1].bias))
+    rows, row = cast("nn.Conv2d", new[-1]), cast("nn.Conv2d", other[-1])
+    rows.weight.copy_(row.weight[:1].expand_as(rows.weight))
+    bias_of(rows).copy_(bias_of(row)[:1].expand_as(bias_of(rows)))

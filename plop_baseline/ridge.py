@@ -25,11 +25,12 @@ class RidgeSums:
     The classifier is a function of these sums: it does not depend on the order of tasks but for their channels.
     """
 
-    def __init__(self, square: Tensor, cross: Tensor):
+    def __init__(self, square: Tensor, cross: Tensor) -> None:
         self.square, self.cross = square, cross  # (d, d), (d, channels)
 
     @classmethod
     def empty(cls, number: int) -> "RidgeSums":
+        """Of no place and no channel, for `number` random features."""
         return cls(torch.zeros(number, number, dtype=torch.float64), torch.zeros(number, 0, dtype=torch.float64))
 
     def update(self, features: Tensor, labels: Tensor, channels: int) -> None:

@@ -5,28 +5,32 @@ arg-max over [0, z_1, ..., z_C], so the background's row is one of zeros that no
 are then read as those of soft-max methods are, in evaluation and by every wrapper.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from css.model.state import bias_of
+
 
 @torch.no_grad()
-def subtract_background(classifiers: nn.ModuleList) -> None:
+def subtract_background(classifiers: Sequence[nn.Conv2d]) -> None:
     """Makes the background's row zero by taking it from every row, weight and bias, in place.
 
     Soft-max and arg-max stay what they were. classifiers: one 1x1 convolution per task, the background first.
     """
-    weight, bias = classifiers[0].weight[:1].clone(), classifiers[0].bias[:1].clone()
+    weight, bias = classifiers[0].weight[:1].clone(), bias_of(classifiers[0])[:1].clone()
     for classifier in classifiers:
-        classifier.weight -= weight
-        classifier.bias -= bias
+        classifier.weight.sub_(weight)
+        bias_of(classifier).sub_(bias)
 
 
 @torch.no_grad()
 def clear_background(classifier: nn.Conv2d) -> None:
     """Makes the background's row zero, in place: for a first task learnt with binary classifiers."""
     classifier.weight[:1].zero_()
-    classifier.bias[:1].zero_()
+    bias_of(classifier)[:1].zero_()
 
 
 def hard_bce(logits: Tensor, labels: Tensor, first: int, pos_weight: float = 1.0) -> Tensor:

@@ -1,8 +1,8 @@
 """STAR (Chen et al., NeurIPS 2023): binary classifiers, with features of old classes drawn while others are learnt."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from css.losses import at_places, upsample
 from css.method.contract import Method
 from css.model.output import Output
 from css.model.segmenter import FEATURES, Segmenter
-from css.model.state import evaluating
+from css.model.state import evaluating, linear_classifiers
 from css.training.trainer import Trainer
 from plop_baseline.sigmoid_rows import clear_background, hard_bce, subtract_background
 from plop_baseline.star_losses import (
@@ -54,7 +54,9 @@ class Star(Method):
 
     Options = StarOptions
     segmentation_only = True
-    train_settings = {"later_batch_norm": "freeze", "later_rates": {"encoder": 0.1, "new_classifier": 10.0}}
+    train_settings: ClassVar[Mapping[str, Any]] = {
+        "later_batch_norm": "freeze", "later_rates": {"encoder": 0.1, "new_classifier": 10.0},
+    }  # fmt: skip
     summary = "binary classifiers, new ones against drawn features of old classes (NeurIPS 2023)"
 
     def __init__(self, options: Any = None) -> None:
@@ -85,7 +87,7 @@ class Star(Method):
         if self.options.first == "ce":
             super().learn_first(task, model, trainer)
         else:
-            clear_background(model.classifiers[0])
+            clear_background(linear_classifiers(model)[0])
             trainer.fit(model, task, self._first_losses)
 
     def _first_losses(self, forward: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -94,14 +96,14 @@ class Star(Method):
 
     def prepare(self, task: Task, model: Segmenter, teacher: Segmenter, trainer: Trainer) -> None:
         """Old classifiers become binary ones, and the old model counts what it sees in the images of the task."""
-        subtract_background(teacher.classifiers)
-        subtract_background(model.classifiers[: task.index])
+        subtract_background(linear_classifiers(teacher))
+        *old, self.newest = linear_classifiers(model)
+        subtract_background(old)
         counted = trainer.once("star", lambda: self._count(task, teacher, trainer))
         self.predicted = counted["predicted"]
         parts = trainer.config.train.accumulate * trainer.processes.world
         batches = int(counted["batches"]) * parts
         self.plan = plan(self.numbers, self.predicted, batches, len(task.new_classes), self._disjoint(trainer))
-        self.newest = model.classifiers[task.index]
         self.old = ClassStatistics(*(part.float().to(trainer.processes.device) for part in self.statistics))
 
     def losses(
@@ -161,7 +163,7 @@ class Star(Method):
     def finish(self, task: Task, model: Segmenter, trainer: Trainer) -> None:
         """The statistics of the new classes join those of the old ones, which stay as they are."""
         known = len(task.old_classes)
-        found = FeatureSums(len(task.seen_classes), model.classifiers[0].in_channels)
+        found = FeatureSums(len(task.seen_classes), FEATURES)
         found.sums = trainer.once("class statistics", lambda: self._measure(task, model, trainer, found))["sums"]
         if task.index == 0:
             self.statistics, self.numbers = found.statistics(1), found.numbers
@@ -178,8 +180,8 @@ class Star(Method):
         for images, labels in trainer.passes(task, model, "class statistics"):
             with torch.no_grad(), evaluating(model), trainer.autocast():
                 features = model(images).features
-            labels = at_places(labels, features.shape[-2:])
-            found.update(features.float().movedim(1, -1).flatten(0, 2), labels.flatten())
+            sampled = at_places(labels, features.shape[-2:]).flatten()
+            found.update(features.float().movedim(1, -1).flatten(0, 2), sampled)
         return {"sums": trainer.processes.sum(found.sums)}
 
     def tensors(self) -> dict[str, Tensor]:

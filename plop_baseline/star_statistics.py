@@ -11,7 +11,7 @@ from torch.nn import functional as F
 class FeatureSums:
     """Sums over the features f of every channel, in float64: their number, f/|f|, its squares, |f| and its square."""
 
-    def __init__(self, channels: int, width: int):
+    def __init__(self, channels: int, width: int) -> None:
         self.sums = torch.zeros(channels, 2 * width + 3, dtype=torch.float64)
         self.width = width
 
@@ -29,8 +29,11 @@ class FeatureSums:
         return self.sums[:, -1]
 
     def statistics(self, first: int, noise_around: Tensor | None = None) -> "ClassStatistics":
-        """Of the channels from `first` on. Noise is measured around their own prototypes, or around those given
-        (N, D), as the released code does. A class without a feature has zeros, one with a single feature no spread."""
+        """Of the channels from `first` on.
+
+        Noise is measured around their own prototypes, or around those given (N, D), as the released code does. A class
+        without a feature has zeros, one with a single feature no spread.
+        """
         directions, squares, norms = self.sums[first:].split([self.width, self.width, 3], 1)
         norm_sum, norm_squares, number = norms.unbind(1)
         at_least_one = number.clamp(min=1)
@@ -53,6 +56,7 @@ class ClassStatistics(NamedTuple):
     noise: Tensor  # (C, D), spread of the directions
 
     def joined(self, newer: "ClassStatistics") -> "ClassStatistics":
+        """Of these classes, then of newer ones."""
         return ClassStatistics(*(torch.cat(pair) for pair in zip(self, newer, strict=True)))
 
     def draw(self, numbers: Sequence[int], noise: Tensor, norm_noise: Tensor) -> Tensor:

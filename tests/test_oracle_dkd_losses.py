@@ -6,6 +6,7 @@ from oracle_archive import Archive, assert_close, differs, resized
 from torch import nn
 from torch.nn import functional as F
 
+from plop_baseline.dkd import start_from
 from plop_baseline.dkd_losses import Rows, auxiliary_loss, decomposed_distillation, dkd_terms
 from plop_baseline.sigmoid_rows import hard_bce, soft_bce, subtract_background
 
@@ -112,6 +113,17 @@ def test_first_task(case):
     assert_close(ac, array(case, "first_ac"))
     weights = array(case, "weights")
     assert_close(weights[0] * per_class.sum() + weights[-1] * ac, array(case, "first_total"))
+
+
+@CASES
+def test_start_of_new_rows(case):
+    weight, bias = array(case, "init_new_weight"), array(case, "init_new_bias")
+    newest, auxiliary = nn.Conv2d(weight.shape[1], len(bias), 1).double(), nn.Conv2d(weight.shape[1], 1, 1).double()
+    with torch.no_grad():
+        auxiliary.weight.copy_(array(case, "aux_weight")[:, :, None, None])
+        auxiliary.bias.copy_(array(case, "aux_bias"))
+    start_from(newest, auxiliary)
+    assert torch.equal(newest.weight[:, :, 0, 0], weight) and torch.equal(newest.bias, bias)
 
 
 @CASES

@@ -137,7 +137,9 @@ def test_ends_of_ewf(runs):
     assert new.keys() - old.keys() == newest
     for entry, value in old.items():
         assert torch.equal(new[entry], value) or entry.endswith("num_batches_tracked")
-    assert not torch.equal(model_of(runs("plop+ewf"), 2)["model.decoder.conv.weight"], base["model.decoder.conv.weight"])
+    assert not torch.equal(
+        model_of(runs("plop+ewf"), 2)["model.decoder.conv.weight"], base["model.decoder.conv.weight"]
+    )
 
 
 def test_new_rows_of_dkd_start_from_the_auxiliary_row(runs, monkeypatch, data, tmp_path):

@@ -1,8 +1,7 @@
 """The optimiser of a stage, and its groups of parameters."""
 
-from typing import Any
-
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
