@@ -1,11 +1,14 @@
 """What methods with a head of its own for every task share (SSUL, BARM): a 3x3 convolution, BatchNorm, ReLU each."""
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
+from segmentation_models_pytorch.decoders.deeplabv3.decoder import DeepLabV3Decoder
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from css.model.segmenter import FEATURES, SharedFeatures
 from css.model.state import bias_of
 from plop_baseline.sigmoid_rows import soft_bce
 from tasks.source import BACKGROUND, VOID
@@ -14,6 +17,45 @@ from tasks.source import BACKGROUND, VOID
 def body(width: int) -> list[nn.Module]:
     """From `width` maps to as many."""
     return [nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+
+
+class PrivateBodies(SharedFeatures):
+    """Every task after the first has a body of its own on the maps of the ASPP; the first one's is the decoder's.
+
+    The features of the output are those maps, which all bodies share.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bodies = nn.ModuleList()  # of the tasks after the first
+
+    def grow(self, decoder: DeepLabV3Decoder, copy_statistics: bool = True) -> None:
+        """One more body, a copy of the first; BatchNorm's running statistics may be left at 0 and 1."""
+        new = nn.Sequential(*body(FEATURES)).to(decoder.conv.weight.device)
+        new[0].load_state_dict(decoder.conv.state_dict())
+        statistics = decoder.bn.state_dict() if copy_statistics else dict(decoder.bn.named_parameters())
+        new[1].load_state_dict(statistics, strict=copy_statistics)
+        self.bodies.append(new.to(memory_format=torch.channels_last))
+
+    def maps(self, decoder: DeepLabV3Decoder, shared: Tensor) -> list[Tensor]:
+        """What every body makes of the shared maps, the first task's first."""
+        return [decoder.relu(decoder.bn(decoder.conv(shared))), *(of(shared) for of in self.bodies)]
+
+    def heads(self, maps: list[Tensor], classifiers: nn.ModuleList) -> list[Tensor]:
+        """The rows of every task."""
+        return [classify(seen) for classify, seen in zip(classifiers, maps, strict=True)]
+
+    def join(self, heads: list[Tensor]) -> Tensor:
+        """Logits of all channels."""
+        return torch.cat(heads, 1)
+
+    def forward(
+        self, decoder: nn.Module, classifiers: nn.ModuleList, stages: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """The maps of the ASPP (B, 256, h, w) and logits (B, seen classes, h, w)."""
+        assert isinstance(decoder, DeepLabV3Decoder)
+        shared = decoder.aspp(stages[-1])
+        return shared, self.join(self.heads(self.maps(decoder, shared), classifiers))
 
 
 def all_rows_bce(logits: Tensor, targets: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ import pytest
 import torch
 from small_voc import Killed, css, kill_at, read_results, run_arguments
 
+from css.run.saved import config_of, load_model
+from css.system.processes import Processes
 from css.system.tensors import load_tensors
 from plop_baseline.analytic import RidgeHead
 from plop_baseline.dkd import Dkd
@@ -14,6 +16,8 @@ TERMS = {
     "lgkd": {"ce", "pod", "lgkd"},
     "mib+lgkd": {"ce", "kd", "lgkd"},
     "plop+ewf": {"ce", "pod"},
+    "barm": {"bce", "background", "new", "bodies", "heads"},
+    "ssul": {"bce"},
 }
 SMALL = {"analytic": ["--options.features", "64"], "plop": []}
 
@@ -57,7 +61,7 @@ def test_stream(name, runs):
     assert all(torch.equal(first[entry], value) for entry, value in shared.items())
 
 
-@pytest.mark.parametrize("name", ["star", "dkd", "analytic", "plop+ewf", "lgkd", "star+align", "plop+ewf+align"])
+@pytest.mark.parametrize("name", ["star", "dkd", "analytic", "plop+ewf", "lgkd", "barm", "ssul", "plop+ewf+align"])
 @pytest.mark.parametrize("place", ["first", "second"])
 def test_killed(name, place, runs, data, tmp_path, monkeypatch):
     """While the first task of the method's own is finished, and in the last task: the same bits."""
@@ -186,13 +190,14 @@ def test_pseudo_labels_of_analytic(runs, data, tmp_path, monkeypatch):
     assert (usual["method.cross"][:, 0] > last["method.cross"][:, 0]).any()
 
 
-@pytest.mark.parametrize("name", ["star", "dkd"])
+@pytest.mark.parametrize("name", ["star", "dkd", "barm"])
 def test_first_task_of_their_own(name, runs, data, tmp_path):
     """Binary cross-entropy from the start; such a first task is shared with nobody who does not ask for it."""
     own = run_arguments(data, tmp_path, "own", *options_of(name), "--options.first", "bce")
     assert css(*own).code == 0
     for task in (0, 2):
-        assert not model_of(tmp_path / "own", task)["model.classifiers.0.weight"][0].any()
+        background = model_of(tmp_path / "own", task)["model.classifiers.0.weight"][0]
+        assert background.any() == (name == "barm")  # which has a row for it
     wrong = css(*run_arguments(data, tmp_path, "other", "--method", "plop", "--task0", tmp_path / "own"))
     assert wrong.code == 2 and "binary cross-entropy" in wrong.complaint and not (tmp_path / "other").exists()
     wrong = css(*run_arguments(data, tmp_path, "other", *options_of(name), "--options.first", "bce",
@@ -213,7 +218,41 @@ def test_a_first_task_may_come_from_a_method_with_a_head_of_its_own(runs, data, 
         assert all(torch.equal(found[entry], value) for entry, value in expected.items())
 
 
-@pytest.mark.parametrize("name", ["dkd", "analytic"])
+def test_ssul_trains_the_newest_head_alone(runs):
+    before, after = model_of(runs("ssul"), 1), model_of(runs("ssul"), 2)
+    new = {entry for entry in after if entry not in before}
+    assert {entry.rpartition(".")[0] for entry in new} == {
+        "model.classifiers.2", "model.head.bodies.1.0", "model.head.bodies.1.1",
+    }  # fmt: skip
+    assert all(torch.equal(after[entry], value) for entry, value in before.items())
+    first = model_of(runs("ssul"), 0)
+    assert torch.equal(after["model.head.bodies.1.1.running_mean"], first["model.decoder.bn.running_mean"])
+    assert not torch.equal(after["model.head.bodies.1.0.weight"], first["model.decoder.conv.weight"])
+
+
+def test_old_answers_of_ssul_stay(runs):
+    """What an old head says of an image does not change, but for the background's row that is subtracted once."""
+    logits = []
+    for task in (1, 2):
+        model = load_model(runs("ssul"), config_of(runs("ssul")), task, Processes()).eval()
+        with torch.no_grad():
+            logits.append(model(torch.ones(1, 3, 64, 64)).logits)
+    assert torch.equal(logits[0], logits[1][:, : logits[0].shape[1]])
+
+
+def test_a_new_ear_of_barm_starts_as_the_first_body(runs, data):
+    """It moves from there; in the released code without the running statistics."""
+    first, last = model_of(runs("barm"), 0), model_of(runs("barm"), 1)
+    released = model_of(runs("barm", "--options.released"), 1)
+    for part in ("running_mean", "running_var", "weight", "bias"):
+        entry = f"model.head.bodies.0.1.{part}"
+        assert torch.equal(last[entry], first[f"model.decoder.bn.{part}"])
+        assert torch.equal(released[entry], last[entry]) == (part in ("weight", "bias"))
+    start, end = first["model.decoder.conv.weight"], last["model.head.bodies.0.0.weight"]
+    assert 0 < (end - start).abs().max() < 0.1 * start.abs().max()
+
+
+@pytest.mark.parametrize("name", ["dkd", "analytic", "barm", "ssul"])
 def test_saved_heads_are_read_again(name, runs):
     run = runs(name)
     again = css("evaluate", run)
@@ -231,6 +270,10 @@ def test_released_code_is_another_method(runs):
     ("method", "options", "words"),
     [
         ("analytic+align", [], "+align trains classifiers that are linear"),
+        ("barm+s2mf", [], "+s2mf trains classifiers that are linear"),
+        ("ssul+align", [], "+align trains classifiers that are linear"),
+        ("barm", ["--options.threshold", "2"], "--options.threshold 2"),
+        ("ssul", ["--options.threshold", "-1"], "--options.threshold -1"),
         ("analytic+s2mf", [], "+s2mf needs a base method that learns every task by its losses alone"),
         ("analytic+replay", [], "+replay needs a base method"),
         ("finetune+lgkd", [], "+lgkd goes around plop or mib"),
@@ -252,7 +295,7 @@ def test_bad_input(method, options, words, data, tmp_path):
 
 
 @pytest.mark.parametrize("dataset", ["shapes-cls"])
-@pytest.mark.parametrize("method", ["star", "dkd", "analytic", "lgkd"])
+@pytest.mark.parametrize("method", ["star", "dkd", "analytic", "lgkd", "barm", "ssul"])
 def test_image_labels_are_refused(dataset, method, tmp_path):
     outcome = css("run", dataset, "10-split", "--method", method, "--runs", tmp_path / "runs")
     assert outcome.code == 2 and method in outcome.complaint

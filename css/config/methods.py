@@ -29,6 +29,8 @@ METHODS = {
     "dkd": "plop_baseline.dkd:Dkd",
     "analytic": "plop_baseline.analytic:Analytic",
     "lgkd": "plop_baseline.lgkd:Lgkd",
+    "barm": "plop_baseline.barm:Barm",
+    "ssul": "plop_baseline.ssul:Ssul",
 }
 
 # BASE+NAME goes around a base method
