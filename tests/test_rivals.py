@@ -1,5 +1,10 @@
 """STAR, DKD, the analytic head, LGKD and EWF, called as a user does, on a stream of three tasks."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from small_voc import Killed, css, kill_at, read_results, run_arguments
@@ -10,6 +15,7 @@ from css.system.tensors import load_tensors
 from plop_baseline.analytic import RidgeHead
 from plop_baseline.dkd import Dkd
 
+ROOT = Path(__file__).parents[1]
 TERMS = {
     "star": {"bce", "distance", "contrast"},
     "dkd": {"bce", "kd", "parts", "auxiliary"},
@@ -264,6 +270,31 @@ def test_released_code_is_another_method(runs):
     for name, entry in (("star", "method.noise"), ("star", "model.classifiers.2.weight"), ("analytic", "method.cross")):
         usual, released = runs(name), runs(name, "--options.released")
         assert not torch.equal(tensors_of(usual, 2)[entry], tensors_of(released, 2)[entry])
+
+
+EVERY = ["star", "dkd", "analytic", "lgkd", "barm", "ssul", "star+ewf"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EVERY)
+def test_two_processes(name, runs, data, tmp_path):
+    """The same images and the same losses: after one step of every later task nearly the same network."""
+    arguments = run_arguments(data, tmp_path, "two", *options_of(name), "--task0", runs("finetune"))
+    environment = {**os.environ, "GPUS": "2", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "css", *arguments]
+    outcome = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert outcome.returncode == 0, outcome.stderr
+    one, two = (model_of(run, 2)["model.decoder.conv.weight"] for run in (runs(name), tmp_path / "two"))
+    assert (one - two).abs().max() < 0.05 * one.abs().max()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EVERY)
+def test_another_encoder(name, data, tmp_path):
+    arguments = run_arguments(data, tmp_path, "lite", *options_of(name), "--model.encoder", "tu-tf_efficientnet_lite0")
+    outcome = css(*arguments)
+    assert outcome.code == 0, outcome.err
+    assert read_results(tmp_path / "lite")["complete"]
 
 
 @pytest.mark.parametrize(
