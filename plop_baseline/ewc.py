@@ -47,7 +47,10 @@ class Ewc(Method):
         self.importance = Importance()
 
     def check(self, config: RunConfig) -> None:
-        """The most important parameter of a tensor has importance 1, and the penalty there the curvature 2 * weight."""
+        """Raises InputError for a share that is none, or a weight with which SGD diverges.
+
+        The most important parameter of a tensor has importance 1, and the penalty there the curvature 2 * weight.
+        """
         alpha = self.options.alpha
         require_values(self.options, self.flag, {"alpha": (0 < alpha <= 1, "above 0, at most 1")})
         momentum, lr = config.train.momentum, config.train.later_lr

@@ -350,7 +350,10 @@ def test_a_method_of_the_users_own(data, tmp_path, monkeypatch):
 
 
 def test_list_and_help():
-    assert css("list").out.split("\n")[0] == "Data sets: voc, shapes, cifar100, tiny-imagenet, shapes-cls"
+    assert css("list").out.split("\n")[0] == (
+        "Data sets: voc, shapes, ade20k, cityscapes, cifar100, tiny-imagenet, shapes-cls, or a folder with data.yaml "
+        "(see css data)"
+    )
     assert all(f"\n  {name}" in css("list").out for name in ("finetune", "joint", "plop"))
     assert "css COMMAND" in css().out and css("--help").code == 0
     for command in ("run", "table", "evaluate", "predict", "report", "prepare"):

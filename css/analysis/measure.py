@@ -21,8 +21,10 @@ Batches = list[tuple[Tensor, Tensor]]  # normalised images, labels as channels
 
 
 class Models(NamedTuple):
-    """The models of one task as states of one network. `old`: the model before the task, which never answers with a new
-    class; `new_classifier`: prefix of what it has not; `num_old`: channels it has.
+    """The models of one task as states of one network.
+
+    `old`: the model before the task, which never answers with a new class; `new_classifier`: prefix of what it has not;
+    `num_old`: channels it has.
     """
 
     model: Segmenter
@@ -48,8 +50,10 @@ def make_models(model: Segmenter, old: State, slow: State, fast: State, fused: S
 
 @torch.no_grad()
 def measure(models: Models, state: State, batches: Batches) -> dict[str, float | None]:
-    """Mean cross-entropy over pixels of `old` classes (background and all before this task) and of `new` ones, and mean
-    IoU of both and of all; None where there is no such pixel.
+    """Mean cross-entropy and mean IoU of a state of the network; None where there is no such pixel.
+
+    Cross-entropy over pixels of `old` classes (background and all before this task) and of `new` ones; IoU of both and
+    of all.
     """
     sums, counts = torch.zeros(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
     confusion = ConfusionMatrix(len(models.model.classes))
@@ -109,8 +113,10 @@ def gate_shares(gates: State, model: nn.Module) -> list[dict[str, Any]]:
 
 
 def recognised(seen: Tensor, queries: Tensor, classes: Iterable[int]) -> dict:
-    """How much of each dreamt class a network sees: share of the query's pixels per channel, of all together, and by
-    `chance` = always the most frequent one. `seen`: its answers, channels (N, H, W); 255 in a query is not counted.
+    """How much of each dreamt class a network sees.
+
+    Share of the query's pixels per channel, of all together, and by `chance` = always the most frequent one. `seen`:
+    its answers, channels (N, H, W); 255 in a query is not counted.
     """
     counted = queries != VOID
     hits = seen == queries

@@ -1,4 +1,4 @@
-"""The command line: css run | table | evaluate | analyse | predict | report | prepare | list."""
+"""The command line: css run | table | evaluate | analyse | predict | report | data | prepare | list."""
 
 import importlib
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from css.cli.arguments import WANTS_HELP, value_of
-from tasks.datasets.registry import DATASETS
+from tasks.datasets.registry import DATASETS, is_folder
 from tasks.errors import InputError, nearest, sentence
 
 USAGE = """usage: css COMMAND ...
@@ -20,6 +20,7 @@ USAGE = """usage: css COMMAND ...
   analyse RUN... [options]         what Split2MetaFusion did: models, dreams, gates, loss landscape
   predict RUN IMAGE... [options]   masks for your own images
   report RUN...                    the tables of finished or unfinished runs
+  data init|check|convert ...      your own images and masks: describe them, look at them, read other formats
   prepare DATASET [options]        download and build voc, cifar100 or tiny-imagenet
   list                             data sets and methods
 
@@ -42,6 +43,7 @@ COMMANDS = {
     "analyse": Command("css.cli.saved:analyse"),
     "predict": Command("css.cli.predict:predict"),
     "report": Command("css.cli.report:report"),
+    "data": Command("css.cli.data:data_command", parses=True),
     "prepare": Command("css.cli.listing:prepare"),
     "list": Command("css.cli.listing:list_all"),
 }
@@ -93,7 +95,7 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     if name == "--version":
         return _print_version()
-    if name not in COMMANDS and (name in DATASETS or ":" in name):
+    if name not in COMMANDS and (name in DATASETS or ":" in name or is_folder(name)):
         name, rest = "run", arguments
     if name not in COMMANDS:
         raise InputError(f"{name!r} is no command; {nearest(name, COMMANDS)}.")

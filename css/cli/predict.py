@@ -9,12 +9,13 @@ import tyro
 from tqdm import tqdm
 
 from css.kinds.choice import kind_of
+from css.report.results import read_results
 from css.run.saved import config_of, finished_task, load_model
 from css.system.pictures import write_png
 from css.system.processes import Processes
 from css.training.evaluate import predict as predict_channels
 from tasks import InputError
-from tasks.datasets.voc import voc_palette
+from tasks.palette import distinct_palette
 from tasks.reading import open_image
 from tasks.views import WholeImage
 
@@ -36,7 +37,7 @@ def predict(run: tyro.conf.Positional[Path], images: tyro.conf.Positional[tuple[
     config = config_of(run)
     kind_of(config.dataset).require_masks("css predict")
     index, processes = finished_task(run, task), Processes.join()
-    model, palette = load_model(run, config, index, processes), voc_palette()
+    model, palette = load_model(run, config, index, processes), _palette(run)
     for path in tqdm(images, unit="image"):
         pixels = np.array(open_image(path))
         height, width = pixels.shape[:2]
@@ -46,3 +47,11 @@ def predict(run: tyro.conf.Positional[Path], images: tyro.conf.Positional[tuple[
         write_png(out / f"{path.stem}_overlay.png", cv2.addWeighted(pixels, 0.5, palette[mask], 0.5, 0))
         write_png(out / f"{path.stem}_mask.png", mask, palette)
     print(f"{len(images)} masks and overlays in {out}")
+
+
+def _palette(run: Path) -> np.ndarray:
+    """Colours by raw class id, uint8 (256, 3): those of the run's data set."""
+    palette = distinct_palette().copy()
+    colours = read_results(run).get("colours", [])
+    palette[: len(colours)] = np.array(colours, np.uint8).reshape(-1, 3)
+    return palette

@@ -26,7 +26,7 @@ class ModelConfig:
     """The network."""
 
     encoder: str = field(default="resnet101", metadata=EVERY)
-    """Any encoder of segmentation-models-pytorch that can work at output stride 16."""
+    """Any encoder of segmentation-models-pytorch for output stride 16, or tu-NAME of timm (docs/encoders.md)."""
     encoder_weights: str = field(default="imagenet", metadata=EVERY)
     """none, imagenet (downloaded by smp) or the path of a file of the same architecture."""
 
@@ -102,13 +102,15 @@ class RunConfig(Generic[OptionsT]):
     """One run: a stream, a method and its options, and how both are trained and tested."""
 
     dataset: tyro.conf.Positional[str] = field(metadata=EVERY)
-    """voc or shapes; with one label per image: cifar100, tiny-imagenet or shapes-cls."""
+    """voc, ade20k, cityscapes, shapes; with one label per image: cifar100, tiny-imagenet, shapes-cls; or your own: a
+    folder with data.yaml (see css data), or package.module:Class."""
     protocol: tyro.conf.Positional[str] = field(metadata=LATER)
     """"A-B": A classes first, then B at a time, for example 15-1; for image labels "K-split": K equal tasks."""
     method: str = field(default="plop", metadata=LATER)
     """Name of a method (see css list), or package.module:Class."""
-    setting: Literal["overlap", "disjoint", "sequential"] = field(default="overlap", metadata=LATER)
-    """Which images a task sees, and whether old classes keep their labels in it (sequential)."""
+    setting: Literal["overlap", "disjoint", "sequential", "partitioned"] = field(default="overlap", metadata=LATER)
+    """Which images a task sees (partitioned: each image in one task), and whether old classes keep their labels in it
+    (sequential)."""
     seed: int = field(default=0, metadata=EVERY)
     """Seed of initialisation, order and augmentation."""
     classes: tuple[str, ...] = field(default=(), metadata=LATER)
@@ -135,10 +137,15 @@ class RunConfig(Generic[OptionsT]):
     """Those of the method."""
 
     @property
+    def dataset_name(self) -> str:
+        """For names of files: of a folder its last part."""
+        return Path(self.dataset).name.replace(":", ".")
+
+    @property
     def folder(self) -> Path:
         """The folder of this run."""
-        dataset, method = (name.replace(":", ".") for name in (self.dataset, self.method))
-        return self.runs / (self.name or f"{dataset}-{self.protocol}-{self.setting}-{method}-s{self.seed}")
+        method = self.method.replace(":", ".")
+        return self.runs / (self.name or f"{self.dataset_name}-{self.protocol}-{self.setting}-{method}-s{self.seed}")
 
     def epochs(self, task: int) -> int:
         """Epochs of a task, counted from 0."""

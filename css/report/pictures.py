@@ -5,6 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from PIL import Image, ImageDraw
 
 from css.config.settings import RunConfig
 from css.model.segmenter import Segmenter
@@ -13,7 +14,8 @@ from css.system.processes import Processes
 from css.system.tensors import load_tensors, save_tensors
 from css.training.evaluate import predict
 from tasks import Stream, Task
-from tasks.datasets.voc import voc_palette
+from tasks.font import font
+from tasks.palette import palette_of
 from tasks.views import CentreCrop
 
 MOST = 8  # rows
@@ -55,7 +57,7 @@ def save_predictions(path: Path, model: Segmenter, task: Task, images: list[int]
 def draw_strip(path: Path, task: Task, images: list[int], config: RunConfig, predictions: list[Path]) -> None:
     """A PNG with one row per image: image, ground truth, prediction after task 0, 1, ... (from their files)."""
     pixels, masks = _crops(task, images, config.train.crop)
-    palette = voc_palette()
+    palette = palette_of(task.source)
     photos = pixels.permute(0, 2, 3, 1).contiguous().numpy()
     for photo, image in zip(photos, images, strict=True):
         _write(photo, task.source.image_id("test", image), (2, photo.shape[0] - 3))
@@ -76,8 +78,9 @@ def _crops(task: Task, images: list[int], crop: int) -> tuple[torch.Tensor, np.n
 
 def _write(picture: np.ndarray, text: str, corner: tuple[int, int]) -> None:
     """Small black letters with a white rim, in place; `corner` is their lower left one (x, y)."""
-    for colour, thickness in (((255, 255, 255), 3), ((0, 0, 0), 1)):
-        cv2.putText(picture, text, corner, cv2.FONT_HERSHEY_SIMPLEX, 0.36, colour, thickness, cv2.LINE_AA)
+    canvas = Image.fromarray(picture)
+    ImageDraw.Draw(canvas).text(corner, text, "black", font(10), anchor="ls", stroke_width=1, stroke_fill="white")
+    picture[:] = np.asarray(canvas)
 
 
 def _caption(title: str, width: int) -> np.ndarray:
@@ -88,7 +91,7 @@ def _caption(title: str, width: int) -> np.ndarray:
 
 def _legend(task: Task, width: int) -> np.ndarray:
     """Colour and name of every class of the stream, new ones of this task underlined."""
-    palette, names = voc_palette(), task.source.class_names
+    palette, names = palette_of(task.source), task.source.class_names
     classes, cell = sum(task.groups, []), 150
     per_row = max(1, width // cell)
     legend = np.full((-(-len(classes) // per_row) * _CAPTION, width, 3), 255, np.uint8)

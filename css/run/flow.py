@@ -28,6 +28,7 @@ from css.training.checkpoint import restore_model
 from css.training.evaluate import evaluate
 from css.training.trainer import Trainer
 from tasks import Stream, Task
+from tasks.palette import palette_of
 
 
 def run(config: RunConfig, processes: Processes) -> dict[str, Any]:
@@ -46,7 +47,9 @@ def run(config: RunConfig, processes: Processes) -> dict[str, Any]:
     model = build_model(config, stream, processes)  # refuses unfit weights, so before anything is written
     processes.first(lambda: open_folder(config, stream))
     log = Log(folder / "log.jsonl" if processes.is_main else None)
-    facts = run_facts(as_dict(config), stream.groups, stream.source.class_names, stream.source.fingerprint())
+    source, names = stream.source, stream.source.class_names
+    colours = palette_of(source)[: len(names)].tolist()
+    facts = run_facts(as_dict(config), stream.groups, names, source.fingerprint(), colours)
     results: list[dict] = []
     for task in learnt:
         teacher = model.frozen() if task.index else None

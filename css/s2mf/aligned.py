@@ -24,7 +24,10 @@ class AlignedOptions(Generic[BaseT]):
 
 
 class Aligned(Wrapper):
-    """What the base method leaves of a task, with the classifiers of `css.alignment`. Split2MetaFusion has its own."""
+    """What the base method leaves of a task, its classifiers aligned (`css.s2mf.alignment`).
+
+    Split2MetaFusion does so by itself.
+    """
 
     suffix = "align"
     Options = AlignedOptions
@@ -38,7 +41,7 @@ class Aligned(Wrapper):
         self.alignment = Alignment()
 
     def require_base(self, base: Method) -> None:
-        """Refused is what aligns already: Split2MetaFusion does by itself."""
+        """Raises InputError for what aligns already: Split2MetaFusion does by itself."""
         super().require_base(base)
         if isinstance(base, Aligned | Split2MetaFusion):
             raise InputError(

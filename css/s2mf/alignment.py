@@ -85,16 +85,18 @@ def aligned(new: Linear, teacher: Linear, old: Gaussians, seen: Seen, drift: Ten
     """The classifiers `new`, trained on features of old classes and of this task, as frequent as in all images.
 
     Cross-entropy to the answers of `teacher`, the classifiers of the previous model; to the label for new classes.
+    A task that showed no labelled place leaves drawn features alone; if there are none either, nothing is learnt.
     """
     known, channels = len(teacher[0]), len(new[0])
-    share = seen.frequency / (seen.frequency + old.counts.sum().item())
-    fresh = min(BATCH, max(1, round(share * BATCH)))
+    fresh = _fresh(seen.frequency if len(seen.labels) else 0, old.counts.sum().item())
+    if fresh is None:
+        return new
     weight, bias = (values.clone().requires_grad_() for values in new)
     carry = drift[:-1].float().T
     optimizer = torch.optim.Adam([weight, bias], LR)
     for step in tqdm(range(STEPS), desc="alignment", unit="step", leave=False):
         optimizer.param_groups[0]["lr"] = LR * (1 - step / STEPS)
-        chosen = torch.randint(len(seen.labels), (fresh,))
+        chosen = torch.randint(max(1, len(seen.labels)), (fresh,))
         drawn = old.sample(BATCH - fresh)
         answers = F.linear(torch.cat([seen.before[chosen], drawn]), *teacher).softmax(1)
         targets = F.pad(answers, (0, channels - known))
@@ -106,6 +108,13 @@ def aligned(new: Linear, teacher: Linear, old: Gaussians, seen: Seen, drift: Ten
         loss.backward()
         optimizer.step()
     return weight.detach(), bias.detach()
+
+
+def _fresh(seen: int, drawn: float) -> int | None:
+    """How many features of a batch are of the task's places, by the numbers of both; None if there are none at all."""
+    if not seen + drawn:
+        return None
+    return min(BATCH, max(1, round(seen / (seen + drawn) * BATCH))) if seen else 0
 
 
 @torch.no_grad()

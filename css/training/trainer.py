@@ -55,9 +55,9 @@ class Trainer:
         """Minimises sum(losses(forward, images, labels).values()) from `model` in place.
 
         Epochs, start of the learning rate, its factors (see `make_optimizer`) and BatchNorm's mode (see
-        `css.batchnorm.hold`) are those of the task unless given. `on_optimizer` is shown the optimiser before its first
-        step, for example to hang hooks on it; a hook may not keep what changes from step to step, which a restart would
-        lose.
+        `css.model.batchnorm.hold`) are those of the task unless given. `on_optimizer` is shown the optimiser before its
+        first step, for example to hang hooks on it; a hook may not keep what changes from step to step, which a restart
+        would lose.
         Raises InputError for a loss that is not finite; the checkpoint of the last epoch stays where it is.
         """
         epochs = self.config.epochs(task.index) if epochs is None else epochs
