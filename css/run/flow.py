@@ -18,7 +18,7 @@ from css.report.results import read_results, read_task_result, write_results
 from css.report.scores import Scores
 from css.run.checks import checked_stream, resolve
 from css.run.facts import run_facts
-from css.run.first_task import borrowed_first_task
+from css.run.first_task import borrowed_first_task, with_own_head
 from css.run.folder import is_complete, load_task, open_folder, require_same_run, store, task_folder, work_folder
 from css.system.files import write_text
 from css.system.log import Log
@@ -54,7 +54,7 @@ def run(config: RunConfig, processes: Processes) -> dict[str, Any]:
     for task in learnt:
         teacher = model.frozen() if task.index else None
         torch.manual_seed(config.seed * 1000 + task.index)  # a restart grows the same classifier
-        model.grow(task.new_classes)
+        method.grow(model, task.new_classes)
         home = task_folder(folder, task.index)
         if not (home / "result.json").exists():
             log.truncate(results[-1]["log_bytes"] if results else 0)
@@ -93,7 +93,8 @@ def _complete(
     config, processes, began = trainer.config, trainer.processes, time.perf_counter()
     reset_peak(processes.device)
     if task.index == 0 and config.task0:
-        restore_model(model, borrowed_first_task(config, task), config.task0)
+        shared = borrowed_first_task(config, task)
+        restore_model(model, with_own_head(shared, model, method), config.task0)
     elif teacher is None:
         method.learn_first(task, model, trainer)
     else:
