@@ -28,6 +28,7 @@ LAYERS = [
     {"css.method"},
     {"css.s2mf"},
     {"css.report"},
+    {"css.page"},
     {"css.run"},
     {"css.recipe", "css.analysis"},
     {"css.table"},

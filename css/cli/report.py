@@ -1,16 +1,18 @@
 """css report."""
 
+import sys
 from pathlib import Path
 
 import tyro
 
+from css.page.run import write_run_page
 from css.report.choice import require_report, run_table
 from css.report.results import read_results
 from tasks.errors import InputError
 
 
 def report(runs: tyro.conf.Positional[tuple[Path, ...]], /) -> None:
-    """Prints the tables of runs, finished or not, from their results.json alone.
+    """Prints the tables of runs, finished or not, from their results.json alone, and writes report.html into each.
 
     Args:
         runs: Run folders, or folders of run folders.
@@ -21,3 +23,5 @@ def report(runs: tyro.conf.Positional[tuple[Path, ...]], /) -> None:
     for run in found:
         require_report(run)
     print("\n".join(run_table(read_results(run)) for run in found))
+    for run in found:
+        print(f"Report: {write_run_page(run)}", file=sys.stderr)

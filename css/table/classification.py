@@ -17,6 +17,7 @@ class AccuracyColumns(Columns):
         "bwt": ("BWT", AccuracyRecord.bwt),
         "learnt": ("when learnt", AccuracyRecord.learnt),
     }
+    main = "acc"
     published = AccuracyScores.published
     legend = (
         "Accuracy in %, the task of an image is told: ACC = mean over all tasks after the last one, BWT = mean change "
@@ -50,6 +51,10 @@ class AccuracyColumns(Columns):
             for k, c in enumerate(record.class_order)
         ]
         return markdown(["class", *(f"{line.label} ({line.seeds})" for line in lines)], rows)
+
+    def over_tasks(self, record: AccuracyRecord) -> list[float | None]:
+        """Mean accuracy of the tasks so far, after every task."""
+        return [*record.means()]
 
     def draw(self, folder, protocol, lines):
         curves = {line.label: np.array([record.means() for record in line.records]) for line in lines}

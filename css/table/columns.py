@@ -13,6 +13,7 @@ class Columns(ABC):
     """What tables of one kind of labels show."""
 
     scores: ClassVar[dict[str, tuple[str, Callable[[Record], float | None]]]]  # name: title, value after the last task
+    main: ClassVar[str]  # the score that methods are compared by
     published: ClassVar[tuple[str, ...]]  # what a paper's numbers are
     legend: ClassVar[str]
     as_published: ClassVar[str]  # said if no setting differs
@@ -28,6 +29,10 @@ class Columns(ABC):
     @abstractmethod
     def classes(self, lines: list[Line]) -> str:
         """Scores of classes after the last task."""
+
+    @abstractmethod
+    def over_tasks(self, record: Record) -> list[float | None]:
+        """The main score after every task."""
 
     @abstractmethod
     def draw(self, folder: Path, protocol: str, lines: list[Line]) -> None:

@@ -19,6 +19,7 @@ class IouColumns(Columns):
     scores = {group: (TITLES[group], lambda record, group=group: record.means()[group]) for group in GROUPS} | {
         "avg": ("avg", IouRecord.average)
     }
+    main = "all"
     published = IouScores.published
     legend = (
         "mIoU in % after the last task: old = classes of the first task, background included (w/o bg: left out), new = "
@@ -56,6 +57,10 @@ class IouColumns(Columns):
             for c in record.class_order
         ]
         return markdown(["class", *(f"{line.label} ({line.seeds})" for line in lines)], rows)
+
+    def over_tasks(self, record: IouRecord) -> list[float | None]:
+        """Mean IoU over all classes after every task."""
+        return [record.means(task)["all"] for task in range(len(record.tasks))]
 
     def draw(self, folder: Path, protocol: str, lines: list[Line]) -> None:
         curves = {

@@ -1,0 +1,139 @@
+"""Masks drawn for people: colours that stand out from photographs, contours, class names, what is wrong."""
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from tasks.source import BACKGROUND, VOID
+
+_FILL = 0.35  # share of the class colour inside of an object
+_BAND = 1 << 22  # pixels that are blended at a time: memory stays small for large images
+
+# What can be wrong with a pixel, in colours that colour-blind people tell apart (Okabe and Ito, 2008).
+MISSED, INVENTED, CONFUSED = (230, 159, 0), (0, 114, 178), (204, 60, 160)
+
+
+@functools.cache
+def class_colours() -> np.ndarray:
+    """uint8 (256, 3) RGB by class id; the background is black, void is white, every other colour as far as can be from
+    those before it, in CIELAB, among colours neither dark nor grey."""
+    steps = np.linspace(0, 1, 14, dtype=np.float32)
+    rgb = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 3)
+    lab = cv2.cvtColor(rgb[None], cv2.COLOR_RGB2LAB)[0]
+    vivid = (lab[:, 0] > 45) & (lab[:, 0] < 85) & (np.hypot(lab[:, 1], lab[:, 2]) > 45)
+    rgb, lab = rgb[vivid], lab[vivid]
+    chosen = [int(np.hypot(lab[:, 1], lab[:, 2]).argmax())]
+    distance = np.full(len(lab), np.inf)
+    while len(chosen) < 254:
+        distance = np.minimum(distance, np.linalg.norm(lab - lab[chosen[-1]], axis=1))
+        chosen.append(int(distance.argmax()))
+    colours = np.full((256, 3), 255, np.uint8)
+    colours[BACKGROUND] = 0
+    colours[1:VOID] = np.rint(255 * rgb[chosen])
+    return colours
+
+
+def draw_overlay(photo: np.ndarray, mask: np.ndarray, names: Sequence[str] = ()) -> np.ndarray:
+    """The photograph (H, W, 3) as it is, objects of the mask (H, W, class ids) tinted, with contours and, if `names` by
+    class id are given, the name on the largest part of every class."""
+    picture, colours = photo.copy(), class_colours()
+    band = max(1, _BAND // mask.shape[1])
+    for top in range(0, len(mask), band):
+        rows = slice(top, top + band)
+        tinted = cv2.addWeighted(photo[rows], 1 - _FILL, colours[mask[rows]], _FILL, 0)
+        inside = (mask[rows] != BACKGROUND) & (mask[rows] != VOID)
+        picture[rows][inside] = tinted[inside]
+    width = max(2, round(min(mask.shape) / 200))
+    for label in objects(mask):
+        outline(picture, mask == label, colours[label].tolist(), width)
+    return write_names(picture, mask, names) if len(names) else picture
+
+
+def objects(mask: np.ndarray) -> list[int]:
+    """Class ids in a mask, without background and void."""
+    return [int(label) for label in np.flatnonzero(np.bincount(mask.ravel(), minlength=256)) if 0 < label < VOID]
+
+
+def outline(picture: np.ndarray, region: np.ndarray, colour: Sequence[int], width: int) -> None:
+    """Contours of a region bool (H, W), in place: the colour with a white rim, so that it shows on any ground."""
+    found, _ = cv2.findContours(region.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(picture, found, -1, (255, 255, 255), width + 2)
+    cv2.drawContours(picture, found, -1, list(colour), width)
+
+
+def write_names(picture: np.ndarray, mask: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """The name of every class on the largest connected part of it."""
+    image = Image.fromarray(picture)
+    size = max(12, min(mask.shape) // 22)
+    for label in objects(mask):
+        _, _, stats, centres = cv2.connectedComponentsWithStats((mask == label).astype(np.uint8))
+        x, y = centres[1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())]
+        write_box(image, names[label], (float(x), float(y)), class_colours()[label], size)
+    return np.array(image)
+
+
+def write_box(image: Image.Image, text: str, middle: tuple[float, float], colour: np.ndarray, size: int) -> None:
+    """A word on a box of its colour around `middle` (x, y), moved so that all of it is seen."""
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(size)
+    left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
+    width, height = right - left + size // 2, bottom - top + size // 2
+    x = min(max(0, middle[0] - width / 2), max(0, image.width - width))
+    y = min(max(0, middle[1] - height / 2), max(0, image.height - height))
+    dark = np.dot(colour, (0.299, 0.587, 0.114)) > 110  # letters in black on light colours, in white on others
+    draw.rectangle((x, y, x + width, y + height), fill=tuple(map(int, colour)))
+    draw.text((x + size // 4 - left, y + size // 4 - top), text, font=font, fill="black" if dark else "white")
+
+
+class Errors(NamedTuple):
+    """Regions bool (H, W) in which a prediction is wrong; void of the ground truth is in none of them."""
+
+    missed: np.ndarray  # an object that is called background
+    invented: np.ndarray  # background that is called an object
+    confused: np.ndarray  # an object that is called another one
+
+
+def errors(truth: np.ndarray, prediction: np.ndarray) -> Errors:
+    """What is wrong where, from two masks (H, W) of class ids."""
+    wrong = (truth != prediction) & (truth != VOID)
+    missed, invented = wrong & (prediction == BACKGROUND), wrong & (truth == BACKGROUND)
+    return Errors(missed, invented, wrong & ~missed & ~invented)
+
+
+def draw_errors(photo: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """The photograph in pale grey, what is wrong in the colours MISSED, INVENTED and CONFUSED, contours of the truth."""
+    grey = cv2.cvtColor(cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    picture = cv2.addWeighted(grey, 0.55, np.full_like(grey, 255), 0.45, 0)
+    for region, colour in zip(errors(truth, prediction), (MISSED, INVENTED, CONFUSED), strict=True):
+        picture[region] = np.rint(0.25 * picture[region] + 0.75 * np.array(colour)).astype(np.uint8)
+    for label in objects(truth):
+        outline(picture, truth == label, (40, 40, 40), 1)
+    return picture
+
+
+def heading(text: str, width: int, size: int = 14) -> np.ndarray:
+    """A line of text above a picture, (h, width, 3) on white."""
+    image = Image.new("RGB", (width, 2 * size), "white")
+    ImageDraw.Draw(image).text((size // 2, size // 2 - 2), text, font=ImageFont.load_default(size), fill="black")
+    return np.array(image)
+
+
+def legend(entries: Sequence[tuple[str, Sequence[int]]], width: int, size: int = 14) -> np.ndarray:
+    """Colours and their names in lines, (h, width, 3) on white."""
+    font, edge = ImageFont.load_default(size), size // 2
+    places, x, y = [], edge, edge
+    for name, _ in entries:
+        length = int(font.getlength(name)) + 3 * size
+        if x + length > width and x > edge:
+            x, y = edge, y + size + edge
+        places.append((x, y))
+        x += length
+    image = Image.new("RGB", (width, y + size + edge), "white")
+    draw = ImageDraw.Draw(image)
+    for (name, colour), (left, top) in zip(entries, places, strict=True):
+        draw.rectangle((left, top, left + size, top + size), fill=tuple(map(int, colour)), outline="grey")
+        draw.text((left + size + edge, top - 1), name, font=font, fill="black")
+    return np.array(image)
