@@ -23,7 +23,7 @@ from small_voc import (
 from css.report.overlay import class_colours
 from css.report.pictures import SIDE
 from css.report.text import percent
-from tasks.datasets.voc import IMAGES, voc_palette
+from tasks.datasets.voc import IMAGES
 from tasks.source import VOID
 
 GROUPS = ("old", "old_no_bg", "new", "all", "all_no_bg", "harmonic")
@@ -202,12 +202,12 @@ def test_predict_writes_raw_class_ids(runs, data, tmp_path):
     Image.open(data / IMAGES / "test_000.jpg").resize((131, 77)).convert("L").save(big)
     images = [data / IMAGES / "test_001.jpg", big]
     outcome = css("predict", run, *images, "--out", tmp_path / "out")
-    assert outcome.code == 0 and "2 masks" in outcome.out
+    assert outcome.code == 0 and "2 of 2 done: mask, overlay" in outcome.out
     for image in images:
         size = Image.open(image).size
         mask = Image.open(tmp_path / "out" / f"{image.stem}_mask.png")
         assert mask.mode == "P" and mask.size == size
-        assert mask.getpalette()[3:6] == voc_palette()[1].tolist()
+        assert mask.getpalette()[3:6] == class_colours()[1].tolist()
         assert set(np.unique(mask).tolist()) <= {0, 1, 2, 3}
         assert Image.open(tmp_path / "out" / f"{image.stem}_overlay.png").size == size
 

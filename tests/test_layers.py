@@ -30,7 +30,7 @@ LAYERS = [
     {"css.report"},
     {"css.page"},
     {"css.run"},
-    {"css.recipe", "css.analysis"},
+    {"css.recipe", "css.analysis", "css.predict"},
     {"css.table"},
     {"css.cli"},
     {"css.__main__"},

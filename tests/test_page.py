@@ -74,7 +74,9 @@ def test_a_class_without_truth_has_no_fate():
 def test_in_short_names_who_was_forgotten_and_why():
     scores, worst, second, poor = facts.in_short(results(), facts.class_fates(results()))
     assert "all classes 30.0 (20.0 without the background), old 50.0 (40.0" in scores and "new 25.0" in scores
-    assert worst.startswith("Forgotten most: dog, 73 % when learnt in task 0, 0 % now; its pixels are called cat (78 %)")
+    assert worst.startswith(
+        "Forgotten most: dog, 73 % when learnt in task 0, 0 % now; its pixels are called cat (78 %)"
+    )
     assert second.startswith("Next: cat") and "<cow> (3 % in task 2)" in poor
 
 
@@ -152,7 +154,9 @@ def test_report_writes_pages_without_heavy_imports(tmp_path):
         "heavy = {'torch', 'albumentations', 'matplotlib', 'cv2'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else code)"
     )
-    outcome = run([sys.executable, "-c", program, "report", tmp_path / "run"], capture_output=True, text=True, timeout=60)
+    outcome = run(
+        [sys.executable, "-c", program, "report", tmp_path / "run"], capture_output=True, text=True, timeout=60
+    )
     assert outcome.returncode == 0, outcome.stderr
     assert "report.html" in outcome.stderr and (tmp_path / "run" / "report.html").is_file()
 
@@ -166,7 +170,9 @@ def test_report_into_a_folder_that_cannot_be_written(tmp_path):
 
 
 def test_losses(tmp_path):
-    steps = [{"task": 0, "stage": "fit", "epoch": k // 100, "iteration": k, "lr": 0.1, "ce": float(k)} for k in range(200)]
+    steps = [
+        {"task": 0, "stage": "fit", "epoch": k // 100, "iteration": k, "lr": 0.1, "ce": float(k)} for k in range(200)
+    ]
     lines = [*map(json.dumps, steps), '{"task": 0, "stage": "f']
     (tmp_path / "log.jsonl").write_text("\n".join(lines))
     ((where, terms),) = read_losses(tmp_path / "log.jsonl").items()
@@ -220,7 +226,8 @@ def test_paired_differences_use_common_seeds():
 
 @pytest.mark.parametrize(
     "words",
-    [["shapes", "15-1"], ["voc", "2-1", "--classes", "cat", "dog", "cow", "--train.bn-group", "None", "--method", "ewc"],
+    [["shapes", "15-1"],
+     ["voc", "2-1", "--classes", "cat", "dog", "cow", "--train.bn-group", "None", "--method", "ewc"],
      ["shapes", "10-5", "--method", "plop+s2mf", "--train.sync-bn", "--train.halve-at", "0.5", "0.75",
       "--options.no-align", "--name", "a b", "--task0", "runs/x"]],
 )  # fmt: skip

@@ -17,7 +17,7 @@ USAGE = """usage: css COMMAND ...
   table RECIPE [options]           all runs of a recipe, one table
   evaluate RUN [options]           test a saved task again
   analyse RUN... [options]         what Split2MetaFusion did: models, dreams, gates, loss landscape
-  predict RUN IMAGE... [options]   masks for your own images
+  predict MODEL INPUT... [options] masks for your own images, folders, videos
   report RUN...                    the tables of finished or unfinished runs
   prepare DATASET [options]        download and build voc, cifar100 or tiny-imagenet
   list                             data sets and methods

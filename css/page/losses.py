@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup
 
@@ -22,16 +23,20 @@ def read_losses(path: Path) -> Curves:
     """
     steps: dict[tuple[int, str], dict[str, list[tuple[float, float]]]] = {}
     lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
-    for line in lines:
-        try:
-            entry = json.loads(line)
-            stage = steps.setdefault((entry["task"], entry["stage"]), {})
-            for name, value in entry.items():
-                if name not in _WHERE:
-                    stage.setdefault(name, []).append((entry["epoch"], float(value)))
-        except (ValueError, KeyError, TypeError):
-            continue
+    for entry in map(_entry, lines):
+        stage = steps.setdefault((entry["task"], entry["stage"]), {}) if entry else {}
+        for name in (key for key in entry if key not in _WHERE):
+            stage.setdefault(name, []).append((entry["epoch"], float(entry[name])))
     return {where: {name: _binned(points) for name, points in terms.items()} for where, terms in steps.items()}
+
+
+def _entry(line: str) -> dict[str, Any]:
+    """What a step has written; nothing where the line is not whole."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return {}
+    return entry if isinstance(entry, dict) and entry.keys() >= _WHERE else {}
 
 
 def draw_losses(curves: Curves) -> list[tuple[str, Markup]]:

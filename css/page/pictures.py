@@ -48,7 +48,8 @@ def example_rows(home: Path, facts: list[Mapping[str, Any]], names: list[str]) -
             side, head = picture.width // 3, fact["head"]
             parts = [picture.crop((side * n, head, side * (n + 1), head + side)) for n in range(3)]
         kinds = ("Ground truth", "Prediction", "Errors")
-        rows.append(Row(title, [Panel(kind, f"{kind}. {title}", embedded(p)) for kind, p in zip(kinds, parts, strict=True)]))  # noqa: E501
+        panels = [Panel(kind, f"{kind}. {title}", embedded(p)) for kind, p in zip(kinds, parts, strict=True)]
+        rows.append(Row(title, panels))
     return rows
 
 

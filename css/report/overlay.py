@@ -50,12 +50,21 @@ def draw_overlay(photo: np.ndarray, mask: np.ndarray, names: Sequence[str] = ())
     width = max(2, round(min(mask.shape) / 200))
     for label in objects(mask):
         outline(picture, mask == label, colours[label].tolist(), width)
-    return write_names(picture, mask, names) if len(names) else picture
+    if len(names):
+        write_names(picture, mask, names)
+    return picture
+
+
+def class_pixels(mask: np.ndarray) -> np.ndarray:
+    """How many pixels of a mask uint8 (H, W) have each class id, int64 (256,); in bands, to need little memory."""
+    band = max(1, _BAND // mask.shape[1])
+    bands = (mask[top : top + band] for top in range(0, len(mask), band))
+    return sum((np.bincount(rows.ravel(), minlength=256) for rows in bands), np.zeros(256, np.int64))
 
 
 def objects(mask: np.ndarray) -> list[int]:
     """Class ids in a mask, without background and void."""
-    return [int(label) for label in np.flatnonzero(np.bincount(mask.ravel(), minlength=256)) if 0 < label < VOID]
+    return [int(label) for label in np.flatnonzero(class_pixels(mask)) if BACKGROUND < label < VOID]
 
 
 def outline(picture: np.ndarray, region: np.ndarray, colour: Sequence[int], width: int) -> None:
@@ -65,27 +74,27 @@ def outline(picture: np.ndarray, region: np.ndarray, colour: Sequence[int], widt
     cv2.drawContours(picture, found, -1, list(colour), width)
 
 
-def write_names(picture: np.ndarray, mask: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """The name of every class on the largest connected part of it."""
-    image = Image.fromarray(picture)
-    size = max(12, min(mask.shape) // 22)
-    for label in objects(mask):
-        _, _, stats, centres = cv2.connectedComponentsWithStats((mask == label).astype(np.uint8))
-        x, y = centres[1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())]
-        write_box(image, names[label], (float(x), float(y)), class_colours()[label], size)
-    return np.array(image)
+def write_names(picture: np.ndarray, mask: np.ndarray, names: Sequence[str]) -> None:
+    """The name of every class on the largest connected part of it, in place."""
+    size, step = max(12, min(mask.shape) // 22), max(1, max(mask.shape) // 1024)
+    coarse = np.ascontiguousarray(mask[::step, ::step])
+    for label in objects(coarse):
+        _, _, stats, centres = cv2.connectedComponentsWithStats((coarse == label).astype(np.uint8))
+        x, y = centres[1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())] * step
+        box = word(names[label], class_colours()[label], size)[: len(picture), : picture.shape[1]]
+        top = int(min(max(0, y - len(box) / 2), len(picture) - len(box)))
+        left = int(min(max(0, x - box.shape[1] / 2), picture.shape[1] - box.shape[1]))
+        picture[top : top + len(box), left : left + box.shape[1]] = box
 
 
-def write_box(image: Image.Image, text: str, middle: tuple[float, float], colour: np.ndarray, size: int) -> None:
-    """A word on a box of its colour around `middle` (x, y), moved so that all of it is seen."""
-    draw, font = ImageDraw.Draw(image), ImageFont.load_default(size)
-    left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
-    width, height = right - left + size // 2, bottom - top + size // 2
-    x = min(max(0, middle[0] - width / 2), max(0, image.width - width))
-    y = min(max(0, middle[1] - height / 2), max(0, image.height - height))
+def word(text: str, colour: np.ndarray, size: int) -> np.ndarray:
+    """A word on a box of a colour, (h, w, 3)."""
+    font = ImageFont.load_default(size)
+    left, top, right, bottom = map(int, font.getbbox(text))
+    box = Image.new("RGB", (right - left + size // 2, bottom - top + size // 2), tuple(map(int, colour)))
     dark = np.dot(colour, (0.299, 0.587, 0.114)) > 110  # letters in black on light colours, in white on others
-    draw.rectangle((x, y, x + width, y + height), fill=tuple(map(int, colour)))
-    draw.text((x + size // 4 - left, y + size // 4 - top), text, font=font, fill="black" if dark else "white")
+    ImageDraw.Draw(box).text((size // 4 - left, size // 4 - top), text, font=font, fill="black" if dark else "white")
+    return np.array(box)
 
 
 class Errors(NamedTuple):
@@ -104,7 +113,7 @@ def errors(truth: np.ndarray, prediction: np.ndarray) -> Errors:
 
 
 def draw_errors(photo: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """The photograph in pale grey, what is wrong in the colours MISSED, INVENTED and CONFUSED, contours of the truth."""
+    """The photograph in pale grey, errors in the colours MISSED, INVENTED and CONFUSED, contours of the truth."""
     grey = cv2.cvtColor(cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     picture = cv2.addWeighted(grey, 0.55, np.full_like(grey, 255), 0.45, 0)
     for region, colour in zip(errors(truth, prediction), (MISSED, INVENTED, CONFUSED), strict=True):

@@ -1,0 +1,93 @@
+"""A network as predictions see it: an image in, the probabilities of its classes out; of a run or an exported file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from css.config.settings import RunConfig
+from css.kinds.choice import kind_of
+from css.losses import upsample
+from css.model.segmenter import Segmenter
+from css.report.results import read_results
+from css.run.saved import config_of, finished_task, load_model
+from css.system.processes import Processes
+from css.training.loaders import autocast
+from tasks import InputError
+from tasks.source import VOID
+
+MULTIPLE = 16  # sides that a Segmenter takes
+
+
+class Network(Protocol):
+    """What turns an image into probabilities."""
+
+    names: list[str]  # by raw class id
+
+    @property
+    def classes(self) -> list[int]:
+        """Raw class id of every channel."""
+
+    @property
+    def size(self) -> int:
+        """Short side in pixels that it was trained with."""
+
+    def scores(self, image: np.ndarray) -> np.ndarray:
+        """Probabilities float32 (C, H, W) of an image uint8 (H, W, 3), of any size."""
+
+
+@dataclass
+class RunNetwork:
+    """The model of a run folder, in the run's precision."""
+
+    model: Segmenter
+    config: RunConfig
+    names: list[str]
+    processes: Processes
+
+    @property
+    def classes(self) -> list[int]:
+        return self.model.classes
+
+    @property
+    def size(self) -> int:
+        return self.config.train.crop
+
+    def scores(self, image: np.ndarray) -> np.ndarray:
+        """See `Network`."""
+        height, width = image.shape[:2]
+        pixels = torch.from_numpy(padded(image).transpose(2, 0, 1)[None].copy())
+        with torch.inference_mode(), autocast(self.config, self.processes):
+            logits = self.model.eval()(self.model.normalise(pixels)).logits
+        found = upsample(logits, pixels[:, 0])[0, :, :height, :width].softmax(0)
+        return found.cpu().numpy()
+
+
+def open_run_network(run: Path, task: int | None) -> RunNetwork:
+    """The model of a task of a run, the last one if None. Raises InputError if it is none that draws masks."""
+    config = config_of(run)
+    kind_of(config.dataset).require_masks("css predict")
+    index, processes = finished_task(run, task), Processes.join()
+    model = load_model(run, config, index, processes)
+    names = read_results(run)["class_names"]
+    if max(model.classes) >= VOID:
+        raise InputError(f"{run} has the class id {max(model.classes)}; masks of 8 bits hold the ids 0 to {VOID - 1}.")
+    return RunNetwork(model, config, names, processes)
+
+
+def padded(image: np.ndarray) -> np.ndarray:
+    """The image with its last row and column repeated until 16 divides both sides."""
+    bottom, right = (-side % MULTIPLE for side in image.shape[:2])
+    return np.pad(image, ((0, bottom), (0, right), (0, 0)), mode="edge") if bottom or right else image
+
+
+def open_network(path: Path, task: int | None = None) -> Network:
+    """A run folder's model, or an exported one. Raises InputError for anything else.
+
+    Args:
+        path: Run folder, or a file made by `css export`.
+        task: Task of a run folder; None for the last.
+    """
+    return open_run_network(path, task)
