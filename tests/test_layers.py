@@ -31,7 +31,7 @@ LAYERS = [
     {"css.page"},
     {"css.run"},
     {"css.recipe", "css.analysis", "css.predict"},
-    {"css.table"},
+    {"css.table", "css.export"},
     {"css.cli"},
     {"css.__main__"},
     {"plop_baseline"},  # methods: above all that they may use, and only plug-ins below know their names

@@ -1,4 +1,4 @@
-"""The command line: css run | table | evaluate | analyse | predict | report | prepare | list."""
+"""The command line: css run | table | evaluate | analyse | predict | export | report | prepare | list."""
 
 import importlib
 import os
@@ -18,6 +18,7 @@ USAGE = """usage: css COMMAND ...
   evaluate RUN [options]           test a saved task again
   analyse RUN... [options]         what Split2MetaFusion did: models, dreams, gates, loss landscape
   predict MODEL INPUT... [options] masks for your own images, folders, videos
+  export RUN [options]             the model for onnxruntime, OpenVINO or torch.export
   report RUN...                    the tables of finished or unfinished runs
   prepare DATASET [options]        download and build voc, cifar100 or tiny-imagenet
   list                             data sets and methods
@@ -40,6 +41,7 @@ COMMANDS = {
     "evaluate": Command("css.cli.saved:evaluate", several=""),
     "analyse": Command("css.cli.saved:analyse"),
     "predict": Command("css.cli.predict:predict"),
+    "export": Command("css.cli.export:export"),
     "report": Command("css.cli.report:report"),
     "prepare": Command("css.cli.listing:prepare"),
     "list": Command("css.cli.listing:list_all"),

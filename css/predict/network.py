@@ -11,6 +11,7 @@ from css.config.settings import RunConfig
 from css.kinds.choice import kind_of
 from css.losses import upsample
 from css.model.segmenter import Segmenter
+from css.predict.exported import SUFFIXES, open_exported
 from css.report.results import read_results
 from css.run.saved import config_of, finished_task, load_model
 from css.system.processes import Processes
@@ -90,4 +91,10 @@ def open_network(path: Path, task: int | None = None) -> Network:
         path: Run folder, or a file made by `css export`.
         task: Task of a run folder; None for the last.
     """
+    if path.suffix in (SUFFIXES["onnx"], SUFFIXES["openvino"]) and not path.is_dir():
+        if task is not None:
+            raise InputError(f"--task is for run folders; {path} holds one model.")
+        return open_exported(path)
+    if path.is_file():
+        raise InputError(f"{path} is no run folder; exported models are .onnx (onnxruntime) and .xml (OpenVINO).")
     return open_run_network(path, task)

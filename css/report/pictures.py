@@ -1,5 +1,6 @@
 """Pictures of test images for people: what every task so far sees in the same images, and where a task is wrong."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from css.system.processes import Processes
 from css.system.tensors import load_tensors, save_tensors
 from css.training.evaluate import predict
 from tasks import Stream, Task
+from tasks.source import VOID
 from tasks.views import CentreCrop
 
 MOST = 8  # rows
@@ -53,7 +55,8 @@ def save_predictions(path: Path, model: Segmenter, task: Task, images: list[int]
 def draw_strip(path: Path, task: Task, images: list[int], predictions: list[Path]) -> None:
     """A PNG with one row per image: image, ground truth, prediction after task 0, 1, ... (from their files)."""
     names = task.source.class_names
-    shown = [_crop(task, image, SIDE) for image in images]
+    stream = [VOID, *itertools.chain(*task.groups)]  # other classes are background in it
+    shown = [(photo, mask * np.isin(mask, stream)) for photo, mask in (_crop(task, image, SIDE) for image in images)]
     columns = [("image", [photo for photo, _ in shown])]
     columns.append(("ground truth", [draw_overlay(*pair, names) for pair in shown]))
     for index, file in enumerate(predictions):
@@ -111,6 +114,6 @@ def _enlarged(mask: np.ndarray) -> np.ndarray:
 
 def _known(task: Task, mask: np.ndarray) -> np.ndarray:
     """The truth as the task is tested with it: classes that are still to come are background or void."""
-    raw = np.full(256, 255, np.uint8)
+    raw = np.full(256, VOID, np.uint8)
     raw[: len(task.seen_classes)] = task.seen_classes
     return raw[task.test_lut[mask]]
