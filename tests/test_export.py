@@ -9,12 +9,13 @@ import torch
 from PIL import Image
 from small_voc import css, run_arguments
 
-from css.export.formats import save_onnx
+from css.export.formats import FORMATS as FORMATS_OF_CSS
+from css.export.formats import save_onnx, save_torch
 from css.export.graph import Graph, traced
 from css.export.verify import SIZES, Agreement, compare, photographs, require_agreement, verify
 from css.model.dilation import SparseTapConv2d
 from css.model.segmenter import Segmenter
-from css.predict.exported import open_exported
+from css.predict.exported import SUFFIXES, open_exported
 from css.predict.network import RunNetwork
 from css.report.overlay import class_colours
 from css.run.saved import config_of
@@ -50,10 +51,12 @@ def test_the_graph_is_the_network_as_predictions_see_it(size, model, run):
     with torch.no_grad():
         logits = Graph(model)(torch.from_numpy(image.transpose(2, 0, 1)[None].copy()))
     assert torch.allclose(logits.softmax(1)[0], torch.from_numpy(scores), atol=1e-5)
-    assert any(isinstance(module, SparseTapConv2d) for module in model.modules()), "the network itself keeps its shortcut"
+    assert any(isinstance(module, SparseTapConv2d) for module in model.modules()), (
+        "the network itself keeps its shortcut"
+    )
 
 
-FORMATS = {"onnx": ("onnxruntime", "onnx", "onnxscript"), "openvino": ("openvino", "onnx", "onnxscript"), "torch": ()}
+FORMATS = {"onnx": ("onnxruntime", "onnx", "onnxscript"), "openvino": ("openvino", "onnx", "onnxscript")}
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -64,7 +67,7 @@ def test_command(kind, run, data, tmp_path):
     outcome = css("export", run, "--format", kind, "--out", tmp_path / "out" / "model", "--images", photo)
     assert outcome.code == 0, outcome.err
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    suffix = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}[kind]
+    suffix = SUFFIXES[kind]
     assert names == {f"model{suffix}", f"model{suffix}.json"} | ({"model.bin"} if kind == "openvino" else set())
     facts = json.loads((tmp_path / "out" / f"model{suffix}.json").read_text())
     exact = [size for size in facts["check"] if size["precision"] == "f32"]
@@ -72,17 +75,32 @@ def test_command(kind, run, data, tmp_path):
     assert all(size["same"] > 0.9999 and size["images"] == 1 for size in exact)
     assert facts["class_ids"] == [0, 3, 2, 1] and facts["class_names"][3] == "bird" and facts["size"] == 64
     assert facts["colours"][3] == "#" + "".join(f"{value:02x}" for value in class_colours()[3])
-    if kind == "torch":
-        extra = {"css.json": ""}
-        torch.export.load(tmp_path / "out" / "model.pt2", extra_files=extra)
-        assert json.loads(extra["css.json"])["class_names"] == facts["class_names"]
-        return
     masks = []
     for model, place in ((run, "a"), (tmp_path / "out" / f"model{suffix}", "b")):
         outcome = css("predict", model, photo, "--out", tmp_path / place, "--save", "ids", "--size", "full")
         assert outcome.code == 0, outcome.err
         masks.append(np.array(Image.open(tmp_path / place / "test_000_ids.png")))
-    assert (masks[0] == masks[1]).mean() > 0.99
+    assert (masks[0] == masks[1]).mean() > 0.95, "OpenVINO's own precision is bf16 on some machines"
+
+
+@pytest.mark.slow
+def test_torch(tmp_path):
+    torch.manual_seed(0)
+    model = Segmenter("resnet18")
+    model.grow([0, 3, 1])
+    graph = Graph(model.eval())
+    save_torch(traced(graph), tmp_path / "model.pt2", {"class_names": ["a"]})
+    found = verify(graph, tmp_path / "model.pt2", "torch", photographs([]))
+    assert [size["same"] for size in found] == [1.0] * 3
+    extra = {"css.json": ""}
+    torch.export.load(tmp_path / "model.pt2", extra_files=extra)
+    assert json.loads(extra["css.json"]) == {"class_names": ["a"]}
+
+
+def test_a_network_that_torch_cannot_save(run, tmp_path):
+    """The paddings of the tiny network are computed as TensorFlow does."""
+    outcome = css("export", run, "--format", "torch", "--out", tmp_path / "model")
+    assert outcome.code == 2 and "--format onnx" in outcome.complaint and not list(tmp_path.iterdir())
 
 
 def test_a_shortcut_frozen_into_the_graph_is_noticed(model, tmp_path):
@@ -126,12 +144,15 @@ def test_nothing_is_left_of_an_export_that_fails(run, tmp_path, monkeypatch):
         raise InputError("model.pt2 is not exported: no.")
 
     monkeypatch.setattr("css.cli.export.verify", fail)
+    monkeypatch.setattr("css.cli.export.traced", lambda _: None)
+    monkeypatch.setitem(FORMATS_OF_CSS, "torch", lambda _, path, __: path.write_text("half"))
     outcome = css("export", run, "--format", "torch", "--out", tmp_path / "out" / "model")
     assert outcome.code == 2 and "is not exported" in outcome.complaint and not list((tmp_path / "out").iterdir())
 
 
 @pytest.mark.parametrize("kind", ["onnx", "openvino"])
 def test_a_runtime_that_is_not_installed(kind, run, tmp_path, monkeypatch):
+    monkeypatch.setattr("css.cli.export.traced", lambda _: None)
     for name in ("onnx", "onnxruntime", "openvino"):
         monkeypatch.setitem(sys.modules, name, None)
     outcome = css("export", run, "--format", kind, "--out", tmp_path / "model")

@@ -21,12 +21,15 @@ class Graph(nn.Module):
         self.model = model.frozen().float().cpu()
         for module in self.model.modules():
             if isinstance(module, SparseTapConv2d):
-                module.__class__ = nn.Conv2d  # its shortcut is right for one size of map only, a graph is for all
+                # Its shortcut is right for one size of map only, a graph is for all.
+                module.__class__ = nn.Conv2d  # type: ignore[assignment]
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
         rows, columns = (torch.arange(_up(side)).clamp(max=side - 1) for side in (height, width))
-        padded = images.index_select(2, rows).index_select(3, columns)  # the last row and column repeated, as in `network.padded`
+        padded = images.index_select(2, rows).index_select(
+            3, columns
+        )  # the last row and column repeated, as in `network.padded`
         logits = self.model(self.model.normalise(padded)).logits
         full = F.interpolate(logits, size=padded.shape[-2:], mode="bilinear", align_corners=False)
         return full.index_select(2, torch.arange(height)).index_select(3, torch.arange(width))
