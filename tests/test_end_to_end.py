@@ -20,10 +20,10 @@ from small_voc import (
     write_small_voc,
 )
 
-from css.report.overlay import class_colours
 from css.report.pictures import SIDE
 from css.report.text import percent
-from tasks.datasets.voc import IMAGES
+from tasks.datasets.voc import IMAGES, voc_palette
+from tasks.palette import vivid_palette
 from tasks.source import VOID
 
 GROUPS = ("old", "old_no_bg", "new", "all", "all_no_bg", "harmonic")
@@ -145,7 +145,7 @@ def test_pictures_grow_by_one_column_per_task(runs):
         rows, rest = divmod(height, SIDE)
         assert 3 <= rows <= 8 and 0 < rest < 100, "a line of titles above, a legend below"
         truth = {tuple(colour) for colour in picture[:, SIDE : 2 * SIDE].reshape(-1, 3).tolist()}
-        assert {tuple(class_colours()[k].tolist()) for k in (1, 2, 3)} <= truth, "contours"
+        assert {tuple(vivid_palette()[k].tolist()) for k in (1, 2, 3)} <= truth, "contours"
 
 
 def test_examples_say_what_they_show(runs):
@@ -207,7 +207,7 @@ def test_predict_writes_raw_class_ids(runs, data, tmp_path):
         size = Image.open(image).size
         mask = Image.open(tmp_path / "out" / f"{image.stem}_mask.png")
         assert mask.mode == "P" and mask.size == size
-        assert mask.getpalette()[3:6] == class_colours()[1].tolist()
+        assert mask.getpalette()[3:6] == voc_palette()[1].tolist()
         assert set(np.unique(mask).tolist()) <= {0, 1, 2, 3}
         assert Image.open(tmp_path / "out" / f"{image.stem}_overlay.png").size == size
 
@@ -361,7 +361,10 @@ def test_a_method_of_the_users_own(data, tmp_path, monkeypatch):
 
 
 def test_list_and_help():
-    assert css("list").out.split("\n")[0] == "Data sets: voc, shapes, cifar100, tiny-imagenet, shapes-cls"
+    assert css("list").out.split("\n")[0] == (
+        "Data sets: voc, shapes, ade20k, cityscapes, cifar100, tiny-imagenet, shapes-cls, or a folder with data.yaml "
+        "(see css data)"
+    )
     assert all(f"\n  {name}" in css("list").out for name in ("finetune", "joint", "plop"))
     assert "css COMMAND" in css().out and css("--help").code == 0
     for command in ("run", "table", "evaluate", "predict", "report", "prepare"):

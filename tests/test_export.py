@@ -17,10 +17,10 @@ from css.model.dilation import SparseTapConv2d
 from css.model.segmenter import Segmenter
 from css.predict.exported import SUFFIXES, open_exported
 from css.predict.network import RunNetwork
-from css.report.overlay import class_colours
 from css.run.saved import config_of
 from css.system.processes import Processes
 from tasks import InputError
+from tasks.datasets.voc import voc_palette
 
 pytestmark = pytest.mark.usefixtures("data")
 
@@ -47,7 +47,7 @@ def model():
 @pytest.mark.parametrize("size", [*SIZES, (40, 500)])
 def test_the_graph_is_the_network_as_predictions_see_it(size, model, run):
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-    scores = RunNetwork(model, config_of(run), [], Processes()).scores(image)
+    scores = RunNetwork(model, config_of(run), [], [], Processes()).scores(image)
     with torch.no_grad():
         logits = Graph(model)(torch.from_numpy(image.transpose(2, 0, 1)[None].copy()))
     assert torch.allclose(logits.softmax(1)[0], torch.from_numpy(scores), atol=1e-5)
@@ -74,7 +74,7 @@ def test_command(kind, run, data, tmp_path):
     assert [(size["height"], size["width"]) for size in exact] == list(SIZES)
     assert all(size["same"] > 0.9999 and size["images"] == 1 for size in exact)
     assert facts["class_ids"] == [0, 3, 2, 1] and facts["class_names"][3] == "bird" and facts["size"] == 64
-    assert facts["colours"][3] == "#" + "".join(f"{value:02x}" for value in class_colours()[3])
+    assert facts["colours"] == voc_palette()[:21].tolist()
     masks = []
     for model, place in ((run, "a"), (tmp_path / "out" / f"model{suffix}", "b")):
         outcome = css("predict", model, photo, "--out", tmp_path / place, "--save", "ids", "--size", "full")
@@ -111,7 +111,11 @@ def test_a_shortcut_frozen_into_the_graph_is_noticed(model, tmp_path):
     for module in wrong.modules():
         if isinstance(module, torch.nn.Conv2d) and module.dilation != (1, 1):
             module.__class__ = SparseTapConv2d
-    save_onnx(traced(wrong), tmp_path / "wrong.onnx", {"class_ids": [0, 3, 1], "class_names": list("abcd"), "size": 96})
+    save_onnx(
+        traced(wrong),
+        tmp_path / "wrong.onnx",
+        {"class_ids": [0, 3, 1], "class_names": list("abcd"), "colours": [], "size": 96},
+    )
     with pytest.raises(InputError, match=r"wrong\.onnx is not exported: at 321 x 200|at 512 x 512"):
         verify(right, tmp_path / "wrong.onnx", "onnx", photographs([]))
 

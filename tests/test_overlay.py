@@ -9,7 +9,6 @@ from css.report.overlay import (
     CONFUSED,
     INVENTED,
     MISSED,
-    class_colours,
     class_pixels,
     draw_errors,
     draw_overlay,
@@ -17,6 +16,7 @@ from css.report.overlay import (
     heading,
     legend,
 )
+from tasks.palette import vivid_palette
 
 PHOTO = np.random.default_rng(0).integers(60, 200, (240, 320, 3), dtype=np.uint8)
 
@@ -26,7 +26,7 @@ def disc(label=3, size=(240, 320), radius=60):
 
 
 def test_colours_differ_and_stay():
-    colours = class_colours()
+    colours = vivid_palette()
     lab = cv2.cvtColor(colours[None].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0][1:22]
     distance = np.linalg.norm(lab[:, None] - lab[None], axis=2) + 1e3 * np.eye(21)
     assert distance.min() > 20, "of 20 classes; 2 can just be told apart side by side"
@@ -42,7 +42,7 @@ def test_overlay_leaves_the_photograph_as_it_is_outside_of_objects():
     assert (drawn[far] == PHOTO[far]).all() and (drawn[mask == 3] != PHOTO[mask == 3]).any()
     assert abs(drawn[mask == 3].mean() - PHOTO[mask == 3].mean()) < 60
     colours = {tuple(colour) for colour in drawn.reshape(-1, 3).tolist()}
-    assert {tuple(class_colours()[3].tolist()), (255, 255, 255)} <= colours, "contour and rim"
+    assert {tuple(vivid_palette()[3].tolist()), (255, 255, 255)} <= colours, "contour and rim"
 
 
 @pytest.mark.parametrize("value", [0, 255])
@@ -82,7 +82,7 @@ def test_class_pixels():
 
 
 def test_legend_takes_as_many_lines_as_it_needs():
-    entries = [(f"class {k}", class_colours()[k]) for k in range(1, 13)]
+    entries = [(f"class {k}", vivid_palette()[k]) for k in range(1, 13)]
     wide, narrow = legend(entries, 2000), legend(entries, 200)
     assert wide.shape[1] == 2000 and narrow.shape[1] == 200 and len(narrow) > 3 * len(wide)
     assert heading("title", 100).shape[1] == 100

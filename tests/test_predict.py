@@ -19,6 +19,7 @@ from css.predict.polygons import polygons
 from css.predict.run import predict_all
 from css.predict.view import View, best_channel, ramp, segment, starts
 from tasks import InputError
+from tasks.palette import vivid_palette
 
 NAMES = ["background", "red", "green", "blue"]
 
@@ -26,7 +27,7 @@ NAMES = ["background", "red", "green", "blue"]
 class ByColour:
     """Channel k is class `classes[k]`; what is red, green or blue is of that class, everything else background."""
 
-    classes, names, size = [0, 3, 1, 2], NAMES, 64
+    classes, names, colours, size = [0, 3, 1, 2], NAMES, [], 64
 
     def __init__(self):
         self.seen = []
@@ -57,7 +58,7 @@ def write(path, image):
 
 
 def outputs(folder, *save):
-    return Outputs(folder, save, ByColour.classes, NAMES)
+    return Outputs(folder, save, ByColour.classes, NAMES, vivid_palette())
 
 
 def test_class_ids_not_channels():

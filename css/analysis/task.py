@@ -27,6 +27,7 @@ from css.system.tensors import load_tensors, part
 from css.training.loaders import autocast, make_loader
 from tasks import InputError, Task
 from tasks.batches import TaskImages, TestBatches
+from tasks.palette import palette_of
 from tasks.source import BACKGROUND, VOID
 from tasks.views import CentreCrop
 
@@ -43,7 +44,7 @@ class Analysis:
 
     def __init__(
         self, run: Path, task: Task, old: Segmenter, fused: Segmenter, config: RunConfig, processes: Processes
-    ):
+    ) -> None:
         self.task, self.old, self.fused, self.config, self.processes = task, old, fused, config, processes
         self.home, self.name = run / "analysis", f"task_{task.index}"
         self.record, _ = load_tensors(task_folder(run, task.index) / MODELS_FILE)
@@ -52,8 +53,10 @@ class Analysis:
         self.models = self._models()
 
     def measure(self, images: int, judge: Segmenter | None) -> dict[str, Any]:
-        """Everything, written to RUN/analysis/task_K*. `images`: at most so many test images; `judge`: an independent
-        network, which looks at the dreams."""
+        """Everything, written to RUN/analysis/task_K*.
+
+        `images`: at most so many test images; `judge`: an independent network, which looks at the dreams.
+        """
         with autocast(self.config, self.processes):
             test = self._batches(self._spread(images))
             found = compare(self.models, test)
@@ -77,8 +80,9 @@ class Analysis:
         return make_models(self.fused, old, slow, fast, fused, self.task.index)
 
     def _fused_on_real_images(self) -> State | None:
-        """Gates between the same two models, learnt on training images of old and of new classes in place of dreams:
-        what the best of dreams could reach. None where every image of an old class shows a new one, too.
+        """Gates between the same two models, learnt on training images of old and of new classes in place of dreams.
+
+        That is what the best of dreams could reach. None where every image of an old class shows a new one, too.
 
         As on the path between the models, the new classifier is the fast model's, and BatchNorm's statistics are
         interpolated.
@@ -124,7 +128,7 @@ class Analysis:
         answers = {"teacher": self._answers(teacher, images), "fused": self._answers(self.models.fused, images)}
         if judge is not None:
             answers["judge"] = self._judged(judge, images)
-        palette = class_palette(self.fused.classes)
+        palette = class_palette(palette_of(self.task.source), self.fused.classes)
         mean, std, path = self.fused.pixel_mean, self.fused.pixel_std, self.home / f"{self.name}-dreams-{name}.png"
         draw_dreams(path, images, queries, palette, mean, std, answers["fused"])
         return {who: recognised(seen, queries, dreamt) for who, seen in answers.items()}
@@ -155,8 +159,8 @@ def require_fused(run: Path, index: int) -> None:
     """Raises InputError if Split2MetaFusion left no models of this task."""
     if not (task_folder(run, index) / MODELS_FILE).exists():
         raise InputError(
-            f"{task_folder(run, index)} has no {MODELS_FILE}: css analyse needs a task after the first of a run of BASE+s2mf "
-            "with --options.fusion linear or meta."
+            f"{task_folder(run, index)} has no {MODELS_FILE}: css analyse needs a task after the first of a run of "
+            "BASE+s2mf with --options.fusion linear or meta."
         )
 
 

@@ -11,7 +11,6 @@ from css.export.graph import Graph, traced
 from css.export.verify import photographs, verify
 from css.predict.exported import SUFFIXES
 from css.predict.network import RunNetwork, open_run_network
-from css.report.overlay import class_colours
 from css.report.text import markdown
 from css.system.files import write_json, writing
 from css.system.version import TOOLKIT, version
@@ -52,10 +51,9 @@ def export(run: tyro.conf.Positional[Path], /, format: Literal["onnx", "openvino
 
 def _facts(network: RunNetwork) -> dict[str, Any]:
     """What the file says of its model. `class_names` and `colours` stand at their class id."""
-    colours = class_colours()[: len(network.names)]
     return {
         "class_ids": network.classes, "class_names": network.names, "size": network.size,
-        "colours": [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in colours],
+        "colours": network.colours,
         "input": "uint8 RGB (1, 3, height, width)", "output": "logits (1, channels, height, width)",
         TOOLKIT: version(),
     }  # fmt: skip

@@ -1,14 +1,15 @@
-"""The command line: css run | table | evaluate | analyse | predict | export | report | prepare | list."""
+"""The command line: css run | table | evaluate | analyse | predict | export | report | data | prepare | list."""
 
 import importlib
 import os
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from css.cli.arguments import WANTS_HELP, value_of
-from tasks.datasets.registry import DATASETS
+from tasks.datasets.registry import DATASETS, is_folder
 from tasks.errors import InputError, nearest, sentence
 
 USAGE = """usage: css COMMAND ...
@@ -20,6 +21,7 @@ USAGE = """usage: css COMMAND ...
   predict MODEL INPUT... [options] masks for your own images, folders, videos
   export RUN [options]             the model for onnxruntime, OpenVINO or torch.export
   report RUN...                    the tables of finished or unfinished runs
+  data init|check|convert ...      your own images and masks: describe them, look at them, read other formats
   prepare DATASET [options]        download and build voc, cifar100 or tiny-imagenet
   list                             data sets and methods
 
@@ -43,21 +45,23 @@ COMMANDS = {
     "predict": Command("css.cli.predict:predict"),
     "export": Command("css.cli.export:export"),
     "report": Command("css.cli.report:report"),
+    "data": Command("css.cli.data:data_command", parses=True),
     "prepare": Command("css.cli.listing:prepare"),
     "list": Command("css.cli.listing:list_all"),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit code: 0 done, 2 wrong usage or input, 1 interrupted or a cell
-    of a table failed. Other errors are raised."""
+    """Runs a command; other errors than wrong usage, wrong input and interrupts are raised.
+
+    Returns the exit code: 0 done, 2 wrong usage or input, 1 interrupted or a cell of a table failed.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # methods and data sets of the user's own
+    _add_current_folder()
     try:
         return _dispatch(arguments)
     except InputError as error:
-        if int(os.environ.get("RANK", 0)):
+        if int(os.environ.get("RANK", "0")):
             time.sleep(3)  # the first process, if it met the same error, says so and ends this one meanwhile
         print(f"css: {sentence(error)}", file=sys.stderr, flush=True)
         if _in_group():
@@ -79,6 +83,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.modules["torch"].distributed.destroy_process_group()
 
 
+def _add_current_folder() -> None:
+    """Methods and data sets of the user's own are found there, after all else."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+
+
 def _dispatch(arguments: list[str]) -> int:
     name, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     if name in WANTS_HELP:
@@ -86,7 +97,7 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     if name == "--version":
         return _print_version()
-    if name not in COMMANDS and (name in DATASETS or ":" in name):
+    if name not in COMMANDS and (name in DATASETS or ":" in name or is_folder(name)):
         name, rest = "run", arguments
     if name not in COMMANDS:
         raise InputError(f"{name!r} is no command; {nearest(name, COMMANDS)}.")

@@ -7,7 +7,7 @@ from typing import Literal
 import tyro
 
 from css.predict.inputs import find_items
-from css.predict.network import open_network
+from css.predict.network import open_network, palette
 from css.predict.outputs import Outputs, Save
 from css.predict.run import predict_all
 from css.predict.view import View
@@ -41,7 +41,8 @@ def predict(model: tyro.conf.Positional[Path], inputs: tyro.conf.Positional[tupl
         size = network.size
     view = View(size if isinstance(size, int) else None, tile, overlap if tile else 0, scales, flip)
     view.check()
-    failures = predict_all(network, items, view, Outputs(out, save, network.classes, network.names), skip_existing)
+    outputs = Outputs(out, save, network.classes, network.names, palette(network.colours))
+    failures = predict_all(network, items, view, outputs, skip_existing)
     print(f"{len(items) - len(failures)} of {len(items)} done: {', '.join(save)} in {out}")
     for reason in failures.values():
         print(f"css: {reason}", file=sys.stderr)

@@ -1,6 +1,8 @@
 """css report."""
 
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import tyro
@@ -11,17 +13,42 @@ from css.report.results import read_results
 from tasks.errors import InputError
 
 
-def report(runs: tyro.conf.Positional[tuple[Path, ...]], /) -> None:
+def report(runs: tyro.conf.Positional[tuple[Path, ...]], /) -> int:
     """Prints the tables of runs, finished or not, from their results.json alone, and writes report.html into each.
+
+    A results.json that is damaged or of another program is named, and the others are shown; the exit code is then 1, or
+    2 if none can be shown.
 
     Args:
         runs: Run folders, or folders of run folders.
     """
-    found = [file.parent for folder in runs for file in sorted(folder.rglob("results.json"))]
+    found = list(dict.fromkeys(folder for top in runs for folder in _run_folders(top)))
     if not found:
         raise InputError(f"No results.json in or below {', '.join(map(str, runs)) or 'nothing'}; name a run folder.")
+    complaints = []
     for run in found:
-        require_report(run)
-    print("\n".join(run_table(read_results(run)) for run in found))
-    for run in found:
-        print(f"Report: {write_run_page(run)}", file=sys.stderr)
+        try:
+            require_report(run)
+            print(run_table(read_results(run)))
+            print(f"Report: {write_run_page(run)}", file=sys.stderr)
+        except InputError as error:
+            complaints.append(str(error))
+    if len(complaints) == len(found):
+        raise InputError(" ".join([complaints[0], *(f"Nor can {run} be shown." for run in found[1:])]))
+    for complaint in complaints:
+        print(f"css: {complaint}", file=sys.stderr)
+    return 1 if complaints else 0
+
+
+def _run_folders(top: Path) -> Iterator[Path]:
+    """The folders with results.json in and below one, in order; linked ones, too, but each once."""
+    seen = set()
+    for folder, inside, files in os.walk(top, followlinks=True):
+        real = Path(folder).resolve()
+        if real in seen:
+            inside.clear()
+            continue
+        seen.add(real)
+        inside.sort()
+        if "results.json" in {*files, *inside}:
+            yield Path(folder)

@@ -42,7 +42,7 @@ def divided(name: str) -> tuple[str, str | None]:
 
 
 def method_path(name: str) -> str:
-    """ "module:Class" of a base method. Raises InputError for an unknown name."""
+    """Where a base method is: "module:Class". Raises InputError for an unknown name."""
     if name not in METHODS and ":" not in name:
         raise InputError(
             f"--method {name} is unknown; {nearest(name, METHODS)}, or name your own as package.module:Class."
@@ -51,7 +51,7 @@ def method_path(name: str) -> str:
 
 
 def wrapper_path(wrapper: str, name: str) -> str:
-    """ "module:Class" of a wrapper; `name` is the whole method's. Raises InputError for an unknown one."""
+    """Where a wrapper is: "module:Class"; `name` is the whole method's. Raises InputError for an unknown one."""
     if wrapper not in WRAPPERS:
         raise InputError(f"--method {name}: {wrapper!r} wraps no method; choose BASE+{' or BASE+'.join(WRAPPERS)}.")
     return WRAPPERS[wrapper]
@@ -67,7 +67,10 @@ def require_known(name: str) -> None:
 
 
 def summary_of(path: str) -> str:
-    """The `summary` of a class "module:Class", read from its file: importing all of them takes five seconds."""
+    """The `summary` of a class "module:Class", read from its file: importing all of them takes five seconds.
+
+    Raises ImportError if there is no such package.
+    """
     module, _, name = path.partition(":")
     package, _, leaf = module.rpartition(".")
     spec = importlib.util.find_spec(package)

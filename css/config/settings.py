@@ -23,14 +23,18 @@ class NoOptions:
 
 @dataclass(frozen=True)
 class ModelConfig:
+    """The network."""
+
     encoder: str = field(default="resnet101", metadata=EVERY)
-    """Any encoder of segmentation-models-pytorch that can work at output stride 16."""
+    """Any encoder of segmentation-models-pytorch for output stride 16, or tu-NAME of timm (docs/encoders.md)."""
     encoder_weights: str = field(default="imagenet", metadata=EVERY)
     """none, imagenet (downloaded by smp) or the path of a file of the same architecture."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
+    """How a task is trained."""
+
     epochs: int = field(default=30, metadata=EVERY)
     """Epochs per task."""
     later_epochs: int | None = field(default=None, metadata=LATER)
@@ -72,14 +76,18 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class RunConfig(Generic[OptionsT]):
+    """One run: a stream, a method and its options, and how both are trained and tested."""
+
     dataset: tyro.conf.Positional[str] = field(metadata=EVERY)
-    """voc or shapes; with one label per image: cifar100, tiny-imagenet or shapes-cls."""
+    """voc, ade20k, cityscapes, shapes; with one label per image: cifar100, tiny-imagenet, shapes-cls; or your own: a
+    folder with data.yaml (see css data), or package.module:Class."""
     protocol: tyro.conf.Positional[str] = field(metadata=LATER)
     """"A-B": A classes first, then B at a time, for example 15-1; for image labels "K-split": K equal tasks."""
     method: str = field(default="plop", metadata=LATER)
     """Name of a method (see css list), or package.module:Class."""
-    setting: Literal["overlap", "disjoint", "sequential"] = field(default="overlap", metadata=LATER)
-    """Which images a task sees, and whether old classes keep their labels in it (sequential)."""
+    setting: Literal["overlap", "disjoint", "sequential", "partitioned"] = field(default="overlap", metadata=LATER)
+    """Which images a task sees (partitioned: each image in one task), and whether old classes keep their labels in it
+    (sequential)."""
     seed: int = field(default=0, metadata=EVERY)
     """Seed of initialisation, order and augmentation."""
     classes: tuple[str, ...] = field(default=(), metadata=LATER)
@@ -102,19 +110,28 @@ class RunConfig(Generic[OptionsT]):
     """Start from the finished first task of this run folder."""
     model: ModelConfig = field(default_factory=ModelConfig, metadata=EVERY)
     train: TrainConfig = field(default_factory=TrainConfig, metadata=EVERY)
-    options: OptionsT = field(default_factory=NoOptions, metadata=LATER)
+    options: OptionsT = field(default_factory=NoOptions, metadata=LATER)  # type: ignore[assignment]  # of no method yet
     """Those of the method."""
 
     @property
+    def dataset_name(self) -> str:
+        """For names of files: of a folder its last part."""
+        return Path(self.dataset).name.replace(":", ".")
+
+    @property
     def folder(self) -> Path:
-        dataset, method = (name.replace(":", ".") for name in (self.dataset, self.method))
-        return self.runs / (self.name or f"{dataset}-{self.protocol}-{self.setting}-{method}-s{self.seed}")
+        """The folder of this run."""
+        method = self.method.replace(":", ".")
+        return self.runs / (self.name or f"{self.dataset_name}-{self.protocol}-{self.setting}-{method}-s{self.seed}")
 
     def epochs(self, task: int) -> int:
+        """Epochs of a task, counted from 0."""
         return self.train.epochs if task == 0 or self.train.later_epochs is None else self.train.later_epochs
 
     def lr(self, task: int) -> float:
+        """Learning rate at the start of a task, counted from 0."""
         return self.train.lr if task == 0 else self.train.later_lr
 
     def batch_norm(self, task: int) -> BatchNormMode:
+        """How BatchNorm is trained in a task, counted from 0."""
         return "train" if task == 0 else self.train.later_batch_norm

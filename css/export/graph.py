@@ -13,10 +13,13 @@ _SIDES = {"min": 32, "max": 16384}
 
 
 class Graph(nn.Module):
-    """Images uint8 (1, 3, H, W) to logits float32 (1, C, H, W): normalisation, the padding that the network needs, and
-    the enlargement of its logits are part of it, so that a user has nothing to add but the largest channel."""
+    """Images uint8 (1, 3, H, W) to logits float32 (1, C, H, W).
 
-    def __init__(self, model: Segmenter):
+    Normalisation, the padding that the network needs, and the enlargement of its logits are part of it, so that a user
+    has nothing to add but the largest channel.
+    """
+
+    def __init__(self, model: Segmenter) -> None:
         super().__init__()
         self.model = model.frozen().float().cpu()
         for module in self.model.modules():
@@ -25,6 +28,7 @@ class Graph(nn.Module):
                 module.__class__ = nn.Conv2d  # type: ignore[assignment]
 
     def forward(self, images: Tensor) -> Tensor:
+        """Logits of images, both as above."""
         height, width = images.shape[-2:]
         rows, columns = (torch.arange(_up(side)).clamp(max=side - 1) for side in (height, width))
         padded = images.index_select(2, rows).index_select(

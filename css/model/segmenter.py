@@ -4,21 +4,20 @@ import copy
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
 from segmentation_models_pytorch.decoders.deeplabv3.decoder import DeepLabV3Decoder
-from segmentation_models_pytorch.encoders import get_encoder
 from segmentation_models_pytorch.encoders.resnet import ResNetEncoder
 from torch import nn
 
 from css.model.dilation import skip_taps_in_padding
 from css.model.encoder_weights import load_encoder_weights, pixel_statistics
+from css.model.encoders import build_encoder
 from css.model.output import Output
-from tasks.errors import InputError
 
 FEATURES = 256  # channels of the DeepLabV3 decoder
-STRIDE = 16  # output stride of the published geometry
 
 
 class Segmenter(nn.Module):
@@ -28,12 +27,16 @@ class Segmenter(nn.Module):
     the losses and the evaluator. `encoder_weights`: "none", "imagenet" (smp's hub) or a file.
     """
 
-    def __init__(self, encoder: str, encoder_weights: str | Path = "none"):
+    pixel_mean: torch.Tensor
+    pixel_std: torch.Tensor
+
+    def __init__(self, encoder: str, encoder_weights: str | Path = "none") -> None:
         super().__init__()
-        self.encoder = _build_encoder(encoder)
+        self.encoder = build_encoder(encoder)
         self.decoder = DeepLabV3Decoder(
-            self.encoder.out_channels[-1], FEATURES, atrous_rates=(6, 12, 18), aspp_separable=False, aspp_dropout=0.0
-        )
+            cast("Sequence[int]", self.encoder.out_channels)[-1], FEATURES,
+            atrous_rates=(6, 12, 18), aspp_separable=False, aspp_dropout=0.0,
+        )  # fmt: skip
         initialize_decoder(self.decoder)  # smp's own DeepLabV3 leaves PyTorch's default here
         skip_taps_in_padding(self.decoder)
         self.classifiers = nn.ModuleList()
@@ -46,6 +49,7 @@ class Segmenter(nn.Module):
         self._tapped = _remember_last_activations(self.encoder) if isinstance(self.encoder, ResNetEncoder) else []
 
     def forward(self, images: torch.Tensor) -> Output:
+        """Output of (B, 3, H, W): logits (B, C, h, w) and features (B, 256, h, w) at a sixteenth of the size."""
         stages = self.encoder(images)[-4:]
         taps = tuple(activation.__dict__.pop("last_input") for activation in self._tapped) or tuple(stages)
         features = self.decoder(stages)
@@ -61,17 +65,19 @@ class Segmenter(nn.Module):
 
         "balanced" (MiB Eq. 11, PLOP): every new class starts as a copy of the background, and background and new
         classes share its probability: w_new = w_bg, b_new = b_bg = b_bg - log(N_new + 1). "random": no use of the
-        background. The first classifier is always random.
+        background. The first classifier is always random. Raises ValueError for a class that has a classifier, or
+        another `init`.
         """
         if repeated := set(new_classes) & set(self.classes):
             raise ValueError(f"classes {sorted(repeated)} have a classifier already")
         if init not in ("balanced", "random"):
             raise ValueError(f"init is 'balanced' or 'random', not {init!r}")
-        width = self.classifiers[0].in_channels if self.classifiers else FEATURES
+        width = cast("nn.Conv2d", self.classifiers[0]).in_channels if self.classifiers else FEATURES
         classifier = nn.Conv2d(width, len(new_classes), 1).to(self.pixel_mean.device)
         initialize_head(classifier)
         if self.classifiers and init == "balanced":
-            background = self.classifiers[0]
+            background = cast("nn.Conv2d", self.classifiers[0])
+            assert background.bias is not None and classifier.bias is not None
             with torch.no_grad():
                 background.bias[0] -= math.log(len(new_classes) + 1)
                 classifier.weight.copy_(background.weight[:1].expand_as(classifier.weight))
@@ -99,13 +105,3 @@ def _remember_last_activations(encoder: ResNetEncoder) -> list[nn.Module]:
 def _keep_input(activation: nn.Module, inputs: tuple[torch.Tensor]) -> None:
     """A block calls its activation several times; the last call, on the sum, is the one that remains."""
     activation.__dict__["last_input"] = inputs[0]
-
-
-def _build_encoder(name: str) -> nn.Module:
-    try:
-        return get_encoder(name, weights=None, output_stride=STRIDE)
-    except (KeyError, ValueError, NotImplementedError, RuntimeError) as error:
-        raise InputError(
-            f"--model.encoder {name} cannot be built at output stride {STRIDE} ({str(error).splitlines()[0][:120]}); "
-            "choose another one, for example resnet18, resnet50, resnet101 or tu-tf_efficientnet_lite0."
-        ) from None

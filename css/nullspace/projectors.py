@@ -15,7 +15,11 @@ from tasks import InputError
 
 @dataclass(frozen=True)
 class Rule:
-    """How many of the directions of a layer, ordered by their eigenvalue, are protected."""
+    """How many of the directions of a layer, ordered by their eigenvalue, are protected.
+
+    Raises:
+        InputError: a value that does not fit the rule.
+    """
 
     kind: Literal["energy", "relative", "fraction", "budget", "ratio"] = "energy"
     """energy: the free directions hold at most `value` of the trace. relative: free up to `value` times the largest
@@ -26,7 +30,7 @@ class Rule:
     have lost as free; where that alone is too much, all its directions are protected."""
     value: float = 0.05
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         upper = 1.0 if self.kind in ("energy", "relative", "fraction") else float("inf")
         if not 0 <= self.value <= upper:
             raise InputError(
@@ -77,6 +81,7 @@ class Projector:
 
     @property
     def is_identity(self) -> bool:
+        """Whether nothing is protected, in any group."""
         return not any(self.protected)
 
     def __call__(self, rows: Tensor) -> Tensor:

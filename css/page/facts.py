@@ -79,8 +79,10 @@ def heat_of_confusion(results: Mapping[str, Any]) -> Heat | None:
 
 
 def in_short(results: Mapping[str, Any], fates: Sequence[Fate]) -> list[str]:
-    """The findings of a run in sentences: its scores, what was forgotten and what its pixels are called now, what was
-    hardly learnt."""
+    """The findings of a run in sentences: its scores, what was forgotten, what was hardly learnt.
+
+    Of what was forgotten it is said what its pixels are called now.
+    """
     tasks, last = results["tasks"], results["tasks"][-1]["index"]
     said = [_scores(results)]
     objects = [fate for fate in fates if fate.class_id or "accuracy" in tasks[-1]]  # a background is no finding

@@ -17,8 +17,10 @@ _LARGEST = 40  # classes; beyond them a confusion matrix cannot be read
 
 
 def write_run_page(folder: Path) -> Path:
-    """Writes report.html of a run folder, finished or not, from results.json, log.jsonl and the pictures of its last
-    task; without the last two it lacks their sections. Returns its path.
+    """Writes report.html of a run folder, finished or not; returns its path.
+
+    It is made from results.json, log.jsonl and the pictures of the last task; without the last two it lacks their
+    sections.
 
     Raises InputError if results.json is not there, or if the folder cannot be written.
     """

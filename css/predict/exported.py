@@ -23,6 +23,7 @@ class ExportedNetwork:
     logits: Callable[[np.ndarray], np.ndarray]
     classes: list[int]
     names: list[str]
+    colours: list[list[int]]
     size: int
     precision: str  # that the runtime computes in
 
@@ -48,7 +49,8 @@ def open_exported(path: Path, precision: str | None = None) -> ExportedNetwork:
     logits, text, chosen = open_file(path, precision)
     try:
         facts = json.loads(text)
-        return ExportedNetwork(logits, facts["class_ids"], facts["class_names"], facts["size"], chosen)
+        class_ids, names, colours, size = (facts[key] for key in ("class_ids", "class_names", "colours", "size"))
+        return ExportedNetwork(logits, class_ids, names, colours, size, chosen)
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{path} was not made by css export: it does not say what its channels are.") from None
 

@@ -59,7 +59,7 @@ def _named(name: str) -> Iterator[Item]:
     elif name.isdigit():
         yield Item(int(name), f"camera_{name}")
     elif glob.has_magic(name):
-        files = [Path(file) for file in sorted(glob.glob(name, recursive=True)) if Path(file).is_file()]
+        files = [Path(file) for file in sorted(glob.glob(name, recursive=True)) if Path(file).is_file()]  # noqa: PTH207
         if not files:
             raise InputError(f"Nothing matches {name}; check the pattern.")
         yield from (Item(file, file.stem) for file in files)
@@ -70,7 +70,7 @@ def _named(name: str) -> Iterator[Item]:
 class Video:
     """The frames of a video file or a camera, uint8 RGB (H, W, 3)."""
 
-    def __init__(self, item: Item):
+    def __init__(self, item: Item) -> None:
         source = item.source if isinstance(item.source, int) else str(item.source)
         self.name, self.capture = item.source, cv2.VideoCapture(source)
         self.rate = self.capture.get(cv2.CAP_PROP_FPS) or 25.0

@@ -17,6 +17,7 @@ from css.run.saved import config_of, finished_task, load_model
 from css.system.processes import Processes
 from css.training.loaders import autocast
 from tasks import InputError
+from tasks.palette import distinct_palette
 from tasks.source import VOID
 
 MULTIPLE = 16  # sides that a Segmenter takes
@@ -26,6 +27,7 @@ class Network(Protocol):
     """What turns an image into probabilities."""
 
     names: list[str]  # by raw class id
+    colours: list[list[int]]  # RGB of masks, by raw class id; empty if the data set has none of its own
 
     @property
     def classes(self) -> list[int]:
@@ -46,14 +48,17 @@ class RunNetwork:
     model: Segmenter
     config: RunConfig
     names: list[str]
+    colours: list[list[int]]
     processes: Processes
 
     @property
     def classes(self) -> list[int]:
+        """See `Network`."""
         return self.model.classes
 
     @property
     def size(self) -> int:
+        """See `Network`."""
         return self.config.train.crop
 
     def scores(self, image: np.ndarray) -> np.ndarray:
@@ -72,10 +77,17 @@ def open_run_network(run: Path, task: int | None) -> RunNetwork:
     kind_of(config.dataset).require_masks("css predict")
     index, processes = finished_task(run, task), Processes.join()
     model = load_model(run, config, index, processes)
-    names = read_results(run)["class_names"]
+    results = read_results(run)
     if max(model.classes) >= VOID:
         raise InputError(f"{run} has the class id {max(model.classes)}; masks of 8 bits hold the ids 0 to {VOID - 1}.")
-    return RunNetwork(model, config, names, processes)
+    return RunNetwork(model, config, results["class_names"], results.get("colours", []), processes)
+
+
+def palette(colours: list[list[int]]) -> np.ndarray:
+    """The palette of masks, uint8 (256, 3): the colours of a network, and distinct ones where it has none."""
+    made = distinct_palette().copy()
+    made[: len(colours)] = np.array(colours, np.uint8).reshape(-1, 3)
+    return made
 
 
 def padded(image: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from css.predict.polygons import Polygon, coco, labelme, polygons
-from css.report.overlay import class_colours, class_pixels, draw_overlay
+from css.report.overlay import class_pixels, draw_overlay
 from css.report.text import comma_separated
 from css.system.files import atomic, write_json, write_text
 from tasks import InputError
@@ -36,6 +36,7 @@ class Outputs:
     save: Sequence[Save]
     classes: list[int]
     names: list[str]
+    palette: np.ndarray  # uint8 (256, 3), of the mask
     areas: dict[str, tuple[int, int, np.ndarray]] = field(default_factory=dict)  # by image: height, width, pixels by id
     regions: dict[str, tuple[int, int, list[Polygon]]] = field(default_factory=dict)
 
@@ -50,7 +51,7 @@ class Outputs:
         """The outputs of one image, uint8 (H, W, 3), with its mask and probabilities."""
         if "mask" in self.save:
             picture = Image.fromarray(mask)
-            picture.putpalette(class_colours().tobytes())
+            picture.putpalette(self.palette.tobytes())
             with atomic(self._path(stem, "mask")) as temporary:
                 picture.save(temporary, format="png")
         if "ids" in self.save:
@@ -104,7 +105,7 @@ class Outputs:
 class VideoWriter:
     """Overlays of the frames of a video as an MP4 file, which appears when it is complete."""
 
-    def __init__(self, path: Path, rate: float):
+    def __init__(self, path: Path, rate: float) -> None:
         self.path, self.rate = path, rate
         self.writer: cv2.VideoWriter | None = None
         self.temporary = path.with_name(f".{path.stem}.partial.mp4")

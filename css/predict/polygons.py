@@ -29,7 +29,7 @@ def polygons(mask: np.ndarray) -> Iterator[Polygon]:
             region = (regions[y : y + height, x : x + width] == number).astype(np.uint8)
             points = _outline(region)
             if len(points) >= 3:
-                yield Polygon(label, points + (x, y), area, (x, y, width, height))
+                yield Polygon(label, points + np.array([x, y]), area, (x, y, width, height))
 
 
 def _outline(region: np.ndarray) -> np.ndarray:

@@ -82,7 +82,7 @@ def _predict_video(network: Network, item: Item, view: View, outputs: Outputs, f
     video = Video(item)
     film = VideoWriter(outputs.folder / f"{item.stem}_overlay.mp4", video.rate) if "overlay" in outputs.save else None
     frames = Outputs(outputs.folder, [kind for kind in outputs.save if kind != "overlay"], outputs.classes,
-                     outputs.names, outputs.areas, outputs.regions)  # fmt: skip
+                     outputs.names, outputs.palette, outputs.areas, outputs.regions)  # fmt: skip
     try:
         for number, frame in enumerate(tqdm(video, item.stem, video.length or None, unit="frame", leave=False)):
             mask, scores = segment(network, frame, view)

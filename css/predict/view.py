@@ -33,8 +33,10 @@ class View:
 
 
 def segment(network: Network, image: np.ndarray, view: View) -> tuple[np.ndarray, np.ndarray | None]:
-    """Class ids uint8 (H, W) of an image uint8 (H, W, 3), and the probabilities as the network gave them, float32
-    (C, h, w) at the size it saw; None with tiles, where they are never all there."""
+    """Class ids uint8 (H, W) of an image uint8 (H, W, 3), and the probabilities as the network gave them.
+
+    These are float32 (C, h, w) at the size it saw; None with tiles, where they are never all there.
+    """
     height, width = image.shape[:2]
     seen = resized(image, view.size)
     ids = np.array(network.classes, np.uint8)

@@ -22,9 +22,22 @@ def _has_results(cell: Cell) -> bool:
     return (cell.config.folder / "results.json").exists()
 
 
+def unreadable(cells: Iterable[Cell]) -> dict[str, str]:
+    """One sentence for every cell whose run folder is damaged or not ours, by name of the cell."""
+    found = {}
+    for cell in cells:
+        try:
+            _made_with(cell)
+        except InputError as error:
+            found[cell.name] = str(error)
+    return found
+
+
 def require_agreement(cells: Iterable[Cell]) -> None:
-    """Raises InputError if a run folder, finished or not, was made with other settings than the recipe's, or if two
-    were made with different data or in different precisions (which a recipe may leave to the machine)."""
+    """Raises InputError if a run folder, finished or not, was made with other settings than the recipe's.
+
+    Also if two were made with different data or in different precisions (which a recipe may leave to the machine).
+    """
     first: tuple[Path, dict[str, Any]] | None = None
     for cell in cells:
         folder = cell.config.folder

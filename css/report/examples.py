@@ -25,8 +25,10 @@ class Example:
 
 
 def choose_examples(iou: np.ndarray, missed: np.ndarray, lost: Sequence[int]) -> list[Example]:
-    """Images are ordered by the mean IoU over the objects in them (of the background where there is none); of a class
-    that lost, the image in which most pixels of it are missed is shown, one that is not shown already if there is one.
+    """The best, the median and the worst image, and one for each of the classes that lost most.
+
+    Images are ordered by the mean IoU over the objects in them (of the background where there is none); of a class that
+    lost, the image in which most pixels of it are missed is shown, one that is not shown already if there is one.
 
     Args:
         iou: Of every class within every test image, (images, classes); NaN where the class is not in the truth.

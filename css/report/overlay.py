@@ -1,13 +1,14 @@
-"""Masks drawn for people: colours that stand out from photographs, contours, class names, what is wrong."""
+"""Masks drawn on photographs for people, in `vivid_palette`: contours, class names, what is wrong."""
 
-import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from tasks.font import font
+from tasks.palette import vivid_palette
 from tasks.source import BACKGROUND, VOID
 
 _FILL = 0.35  # share of the class colour inside of an object
@@ -17,30 +18,12 @@ _BAND = 1 << 22  # pixels that are blended at a time: memory stays small for lar
 MISSED, INVENTED, CONFUSED = (230, 159, 0), (0, 114, 178), (204, 60, 160)
 
 
-@functools.cache
-def class_colours() -> np.ndarray:
-    """uint8 (256, 3) RGB by class id; the background is black, void is white, every other colour as far as can be from
-    those before it, in CIELAB, among colours neither dark nor grey."""
-    steps = np.linspace(0, 1, 14, dtype=np.float32)
-    rgb = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 3)
-    lab = cv2.cvtColor(rgb[None], cv2.COLOR_RGB2LAB)[0]
-    vivid = (lab[:, 0] > 45) & (lab[:, 0] < 85) & (np.hypot(lab[:, 1], lab[:, 2]) > 45)
-    rgb, lab = rgb[vivid], lab[vivid]
-    chosen = [int(np.hypot(lab[:, 1], lab[:, 2]).argmax())]
-    distance = np.full(len(lab), np.inf)
-    while len(chosen) < 254:
-        distance = np.minimum(distance, np.linalg.norm(lab - lab[chosen[-1]], axis=1))
-        chosen.append(int(distance.argmax()))
-    colours = np.full((256, 3), 255, np.uint8)
-    colours[BACKGROUND] = 0
-    colours[1:VOID] = np.rint(255 * rgb[chosen])
-    return colours
-
-
 def draw_overlay(photo: np.ndarray, mask: np.ndarray, names: Sequence[str] = ()) -> np.ndarray:
-    """The photograph (H, W, 3) as it is, objects of the mask (H, W, class ids) tinted, with contours and, if `names` by
-    class id are given, the name on the largest part of every class."""
-    picture, colours = photo.copy(), class_colours()
+    """The photograph (H, W, 3) as it is, objects of the mask (H, W, class ids) tinted and with contours.
+
+    If `names` by class id are given, the name stands on the largest part of every class.
+    """
+    picture, colours = photo.copy(), vivid_palette()
     band = max(1, _BAND // mask.shape[1])
     for top in range(0, len(mask), band):
         rows = slice(top, top + band)
@@ -81,7 +64,7 @@ def write_names(picture: np.ndarray, mask: np.ndarray, names: Sequence[str]) -> 
     for label in objects(coarse):
         _, _, stats, centres = cv2.connectedComponentsWithStats((coarse == label).astype(np.uint8))
         x, y = centres[1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())] * step
-        box = word(names[label], class_colours()[label], size)[: len(picture), : picture.shape[1]]
+        box = word(names[label], vivid_palette()[label], size)[: len(picture), : picture.shape[1]]
         top = int(min(max(0, y - len(box) / 2), len(picture) - len(box)))
         left = int(min(max(0, x - box.shape[1] / 2), picture.shape[1] - box.shape[1]))
         picture[top : top + len(box), left : left + box.shape[1]] = box
@@ -89,11 +72,11 @@ def write_names(picture: np.ndarray, mask: np.ndarray, names: Sequence[str]) -> 
 
 def word(text: str, colour: np.ndarray, size: int) -> np.ndarray:
     """A word on a box of a colour, (h, w, 3)."""
-    font = ImageFont.load_default(size)
-    left, top, right, bottom = map(int, font.getbbox(text))
+    letters = font(size)
+    left, top, right, bottom = map(int, letters.getbbox(text))
     box = Image.new("RGB", (right - left + size // 2, bottom - top + size // 2), tuple(map(int, colour)))
     dark = np.dot(colour, (0.299, 0.587, 0.114)) > 110  # letters in black on light colours, in white on others
-    ImageDraw.Draw(box).text((size // 4 - left, size // 4 - top), text, font=font, fill="black" if dark else "white")
+    ImageDraw.Draw(box).text((size // 4 - left, size // 4 - top), text, font=letters, fill="black" if dark else "white")
     return np.array(box)
 
 
@@ -126,16 +109,16 @@ def draw_errors(photo: np.ndarray, truth: np.ndarray, prediction: np.ndarray) ->
 def heading(text: str, width: int, size: int = 14) -> np.ndarray:
     """A line of text above a picture, (h, width, 3) on white."""
     image = Image.new("RGB", (width, 2 * size), "white")
-    ImageDraw.Draw(image).text((size // 2, size // 2 - 2), text, font=ImageFont.load_default(size), fill="black")
+    ImageDraw.Draw(image).text((size // 2, size // 2 - 2), text, font=font(size), fill="black")
     return np.array(image)
 
 
 def legend(entries: Sequence[tuple[str, Sequence[int]]], width: int, size: int = 14) -> np.ndarray:
     """Colours and their names in lines, (h, width, 3) on white."""
-    font, edge = ImageFont.load_default(size), size // 2
+    letters, edge = font(size), size // 2
     places, x, y = [], edge, edge
     for name, _ in entries:
-        length = int(font.getlength(name)) + 3 * size
+        length = int(letters.getlength(name)) + 3 * size
         if x + length > width and x > edge:
             x, y = edge, y + size + edge
         places.append((x, y))
@@ -144,5 +127,5 @@ def legend(entries: Sequence[tuple[str, Sequence[int]]], width: int, size: int =
     draw = ImageDraw.Draw(image)
     for (name, colour), (left, top) in zip(entries, places, strict=True):
         draw.rectangle((left, top, left + size, top + size), fill=tuple(map(int, colour)), outline="grey")
-        draw.text((left + size + edge, top - 1), name, font=font, fill="black")
+        draw.text((left + size + edge, top - 1), name, font=letters, fill="black")
     return np.array(image)

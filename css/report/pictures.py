@@ -12,12 +12,13 @@ import torch
 from css.config.settings import RunConfig
 from css.model.segmenter import Segmenter
 from css.report.examples import Example
-from css.report.overlay import CONFUSED, INVENTED, MISSED, class_colours, draw_errors, draw_overlay, heading, legend
+from css.report.overlay import CONFUSED, INVENTED, MISSED, draw_errors, draw_overlay, heading, legend
 from css.system.pictures import write_png
 from css.system.processes import Processes
 from css.system.tensors import load_tensors, save_tensors
 from css.training.evaluate import predict
 from tasks import Stream, Task
+from tasks.palette import vivid_palette
 from tasks.source import VOID
 from tasks.views import CentreCrop
 
@@ -27,8 +28,11 @@ SIDE = 256  # pixels of one picture, whatever size the network saw
 
 def draw_task(home: Path, earlier: list[Path], stream: Stream, task: Task, model: Segmenter, config: RunConfig,
               processes: Processes) -> None:  # fmt: skip
-    """Into the folder `home` of a finished task: test images that stay the same for the whole stream, and what every
-    task so far sees in them. `earlier` are the folders of the tasks before it."""
+    """Pictures of a finished task, into its folder `home`, and the predictions that they are made of.
+
+    They show test images that stay the same for the whole stream, and what every task so far sees in them. `earlier`
+    are the folders of the tasks before it.
+    """
     pictured = chosen_images(stream)
     save_predictions(home / "predictions.safetensors", model, task, pictured, config, processes)
     files = [folder / "predictions.safetensors" for folder in (*earlier, home)]
@@ -65,7 +69,7 @@ def draw_strip(path: Path, task: Task, images: list[int], predictions: list[Path
         columns.append((f"after task {index}", drawn))
     titles = np.concatenate([heading(title, SIDE) for title, _ in columns], 1)
     picture = np.concatenate([np.concatenate(pictures) for _, pictures in columns], 1)
-    classes = [(names[c] + (" (new)" if c in task.new_classes and task.index else ""), class_colours()[c])
+    classes = [(names[c] + (" (new)" if c in task.new_classes and task.index else ""), vivid_palette()[c])
                for c in sum(task.groups, []) if c]  # fmt: skip
     write_png(path, np.concatenate([titles, picture, legend(classes, picture.shape[1])]))
 

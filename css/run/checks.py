@@ -12,6 +12,7 @@ from css.run.first_task import borrowed_first_task
 from css.run.folder import (
     task_folder,
 )
+from css.run.names import require_names
 from css.run.stream import make_stream
 from css.training.optimizer import require_optimizer
 from tasks import InputError, Stream
@@ -24,8 +25,7 @@ def require_config(config: RunConfig[Any], world: int) -> None:
         config: All settings.
         world: Number of processes.
     """
-    if config.seed < 0:
-        raise InputError("--seed must be 0 or more.")
+    require_names(config)
     _require_ranges(config.train)
     _require_batches(config.train, world)
     _require_batch_norm(config.train)

@@ -30,6 +30,7 @@ from css.training.evaluate import evaluate
 from css.training.image_counts import ImageCounts
 from css.training.trainer import Trainer
 from tasks import Stream, Task
+from tasks.palette import palette_of
 
 
 def run(config: RunConfig, processes: Processes) -> dict[str, Any]:
@@ -48,7 +49,9 @@ def run(config: RunConfig, processes: Processes) -> dict[str, Any]:
     model = build_model(config, stream, processes)  # refuses unfit weights, so before anything is written
     processes.first(lambda: open_folder(config, stream))
     log = Log(folder / "log.jsonl" if processes.is_main else None)
-    facts = run_facts(as_dict(config), stream.groups, stream.source.class_names, stream.source.fingerprint())
+    source, names = stream.source, stream.source.class_names
+    colours = palette_of(source)[: len(names)].tolist()
+    facts = run_facts(as_dict(config), stream.groups, names, source.fingerprint(), colours)
     results: list[dict] = []
     for task in learnt:
         teacher = model.frozen() if task.index else None
@@ -83,7 +86,7 @@ def build_model(config: RunConfig, stream: Stream, processes: Processes) -> Segm
     """The network before its first task, the same in every process."""
     torch.manual_seed(config.seed)
     model = kind_of(config.dataset).build(config, stream.groups)
-    return model.to(processes.device, memory_format=torch.channels_last)
+    return model.to(processes.device).to(memory_format=torch.channels_last)
 
 
 def _complete(

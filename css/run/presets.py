@@ -5,7 +5,7 @@ from typing import Any
 from css.config.files import FINGERPRINT, merge
 from css.config.settings import RunConfig
 from css.method.registry import default_options
-from tasks.datasets.registry import find_dataset
+from tasks.datasets.registry import find_dataset, full_name
 
 
 def preset(dataset: str, method: str | None = None) -> RunConfig:
@@ -13,6 +13,7 @@ def preset(dataset: str, method: str | None = None) -> RunConfig:
 
     Raises InputError for an unknown data set or method.
     """
+    dataset = full_name(dataset)
     settings = dict(find_dataset(dataset).settings)
     name = method or settings.get("method", RunConfig.method)
     config = RunConfig(dataset, "", options=default_options(name))

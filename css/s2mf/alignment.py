@@ -41,7 +41,7 @@ class Seen(NamedTuple):
 class Alignment:
     """Aligns the classifiers at the end of every later task, and keeps the moments of the features of all classes."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.moments = FeatureMoments()
 
     def align(self, task: Task, model: Segmenter, teacher: Segmenter, trainer: Trainer) -> None:
@@ -72,9 +72,11 @@ class Alignment:
         self.moments.add(FeatureMoments(trainer.once("features", measure)["sums"]))
 
     def tensors(self) -> dict[str, Tensor]:
+        """The moments of features, float64 (channels, D + 1, D + 1)."""
         return {"sums": self.moments.sums}
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Takes back the moments."""
         self.moments = FeatureMoments(tensors["sums"])
 
 
@@ -82,16 +84,18 @@ def aligned(new: Linear, teacher: Linear, old: Gaussians, seen: Seen, drift: Ten
     """The classifiers `new`, trained on features of old classes and of this task, as frequent as in all images.
 
     Cross-entropy to the answers of `teacher`, the classifiers of the previous model; to the label for new classes.
+    A task that showed no labelled place leaves drawn features alone; if there are none either, nothing is learnt.
     """
     known, channels = len(teacher[0]), len(new[0])
-    share = seen.frequency / (seen.frequency + old.counts.sum().item())
-    fresh = min(BATCH, max(1, round(share * BATCH)))
+    fresh = _fresh(seen.frequency if len(seen.labels) else 0, old.counts.sum().item())
+    if fresh is None:
+        return new
     weight, bias = (values.clone().requires_grad_() for values in new)
     carry = drift[:-1].float().T
     optimizer = torch.optim.Adam([weight, bias], LR)
     for step in tqdm(range(STEPS), desc="alignment", unit="step", leave=False):
         optimizer.param_groups[0]["lr"] = LR * (1 - step / STEPS)
-        chosen = torch.randint(len(seen.labels), (fresh,))
+        chosen = torch.randint(max(1, len(seen.labels)), (fresh,))
         drawn = old.sample(BATCH - fresh)
         answers = F.linear(torch.cat([seen.before[chosen], drawn]), *teacher).softmax(1)
         targets = F.pad(answers, (0, channels - known))
@@ -105,21 +109,29 @@ def aligned(new: Linear, teacher: Linear, old: Gaussians, seen: Seen, drift: Ten
     return weight.detach(), bias.detach()
 
 
+def _fresh(seen: int, drawn: float) -> int | None:
+    """How many features of a batch are of the task's places, by the numbers of both; None if there are none at all."""
+    if not seen + drawn:
+        return None
+    return min(BATCH, max(1, round(seen / (seen + drawn) * BATCH))) if seen else 0
+
+
 @torch.no_grad()
 def _look(task: Task, model: Segmenter, teacher: Segmenter, trainer: Trainer) -> Seen:
     """Features of the task's images; a random part of them, if there are many."""
-    parts, frequency = [], 0
+    parts: list[list[Tensor]] = []
+    counts = 0
     quota = max(1, MOST * trainer.config.train.batch // len(task.train_indices))
     for images, labels in trainer.passes(task, model, "alignment"):
         with evaluating(model), trainer.autocast():
             before, after = teacher(images).features, model(images).features
         rows = [_rows(before), _rows(after), _at_places(labels, after).flatten()]
         counted = (rows[-1] != VOID).nonzero()[:, 0]
-        frequency += len(counted)
+        counts += len(counted)
         chosen = counted[torch.randperm(len(counted))[:quota].to(counted.device)]
         parts.append([column[chosen].cpu() for column in rows])
-    frequency = trainer.processes.sum(torch.tensor(frequency)).item()
-    return Seen(*(torch.cat(column) for column in zip(*parts, strict=True)), frequency)
+    before, after, labels = (torch.cat(column) for column in zip(*parts, strict=True))
+    return Seen(before, after, labels, int(trainer.processes.sum(torch.tensor(counts)).item()))
 
 
 def _answers(logits: Tensor, labels: Tensor, task: Task) -> Tensor:

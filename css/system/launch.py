@@ -14,7 +14,10 @@ PROGRAM = str(Path(css.__file__).with_name("__main__.py"))  # works in any folde
 
 
 def wanted_processes() -> int:
-    """1 inside a process that torchrun started; else $GPUS, else the number of visible GPUs, at least 1."""
+    """1 inside a process that torchrun started; else $GPUS, else the number of visible GPUs, at least 1.
+
+    Raises InputError if $GPUS is no such number, or larger than that of the visible GPUs.
+    """
     if "LOCAL_RANK" in os.environ:
         return 1
     given = os.environ.get("GPUS", "")
@@ -28,8 +31,9 @@ def wanted_processes() -> int:
 
 
 def launch(processes: int, arguments: Sequence[str]) -> int:
-    """Runs `css ARGUMENTS` in this many processes on this machine; 0, or the exit code of
-    the first that failed: 2 for wrong input, 1 for anything else.
+    """Runs `css ARGUMENTS` in this many processes on this machine.
+
+    Returns 0, or the exit code of the first that failed: 2 for wrong input, 1 for anything else.
     """
     from torch.distributed.run import main as torchrun
 

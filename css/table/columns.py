@@ -1,19 +1,18 @@
 """What a table asks of a kind of labels."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from css.report.record import Record
-from css.table.line import Line
+from css.table.line import Line, Score
 
 
 class Columns(ABC):
     """What tables of one kind of labels show."""
 
-    scores: ClassVar[dict[str, tuple[str, Callable[[Record], float | None]]]]  # name: title, value after the last task
     main: ClassVar[str]  # the score that methods are compared by
+    scores: ClassVar[Mapping[str, tuple[str, Score]]]  # name: title, value after the last task
     published: ClassVar[tuple[str, ...]]  # what a paper's numbers are
     legend: ClassVar[str]
     as_published: ClassVar[str]  # said if no setting differs
@@ -31,8 +30,8 @@ class Columns(ABC):
         """Scores of classes after the last task."""
 
     @abstractmethod
-    def over_tasks(self, record: Record) -> list[float | None]:
-        """The main score after every task."""
+    def over_tasks(self, record: Any) -> list[float | None]:
+        """The main score after every task, of a record of the kind of the table."""
 
     @abstractmethod
     def draw(self, folder: Path, protocol: str, lines: list[Line]) -> None:

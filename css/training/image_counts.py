@@ -9,7 +9,7 @@ from torch import Tensor
 class ImageCounts:
     """Per image and class the correct, the true and the predicted pixels: `counts`, int64 (images, 3, classes)."""
 
-    def __init__(self, images: int, classes: int):
+    def __init__(self, images: int, classes: int) -> None:
         self.counts = torch.zeros(images, 3, classes, dtype=torch.int64)
 
     def update(self, positions: Sequence[int], pred: Tensor, target: Tensor) -> None:
@@ -21,9 +21,9 @@ class ImageCounts:
             target: The truth, of the same shape; what is no channel (void) is left out.
         """
         classes = self.counts.shape[2]
-        for position, found, true in zip(positions, pred, target, strict=True):
-            kept = true < classes
-            found, true = found[kept].long(), true[kept].long()
+        for position, answer, label in zip(positions, pred, target, strict=True):
+            kept = label < classes
+            found, true = answer[kept].long(), label[kept].long()
             for row, chosen in enumerate((true[found == true], true, found)):
                 self.counts[position, row] += torch.bincount(chosen, minlength=classes)
 

@@ -1,7 +1,9 @@
-"""The optimiser of a stage, and its state as named tensors."""
+"""The optimiser of a stage, and its groups of parameters."""
+
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from css.config.settings import TrainConfig
@@ -13,7 +15,7 @@ def make_optimizer(train: TrainConfig, model: nn.Module, lr: float) -> torch.opt
     groups = _groups(train, model, lr)
     if train.optimizer == "adam":
         return torch.optim.Adam(groups, lr, weight_decay=train.weight_decay)
-    settings = {
+    settings: dict[str, Any] = {
         "lr": lr,
         "momentum": train.momentum,
         "weight_decay": train.weight_decay,
@@ -21,7 +23,47 @@ def make_optimizer(train: TrainConfig, model: nn.Module, lr: float) -> torch.opt
     }
     if train.optimizer == "apex":
         return _apex_sgd(groups, settings)
-    return torch.optim.SGD(groups, **settings, fused=True)
+    return _watched(torch.optim.SGD(groups, **settings, fused=True))
+
+
+def _watched(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """Its first step checks the memory layout of gradients and restored state before, of new state after."""
+    checked = False
+
+    def before(*_: Any) -> None:
+        if not checked:
+            require_one_layout(optimizer)
+
+    def after(*_: Any) -> None:
+        nonlocal checked
+        before()
+        checked = True
+
+    optimizer.register_step_pre_hook(before)
+    optimizer.register_step_post_hook(after)
+    return optimizer
+
+
+def require_one_layout(optimizer: torch.optim.Optimizer) -> None:
+    """Raises RuntimeError unless gradient and state of every parameter lie in memory as the parameter does.
+
+    Fused optimisers walk through all of them in step, whatever their strides: another layout gives wrong updates
+    without an error.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            tensors = {"its gradient": parameter.grad, **optimizer.state.get(parameter, {})}
+            for name, value in tensors.items():
+                if isinstance(value, Tensor) and value.dim() and _order(value) != _order(parameter):
+                    raise RuntimeError(
+                        f"a parameter of shape {tuple(parameter.shape)} has strides {parameter.stride()}, but {name} "
+                        f"has shape {tuple(value.shape)} and strides {value.stride()}; a fused step would be wrong"
+                    )
+
+
+def _order(tensor: Tensor) -> list[tuple[int, int]]:
+    """Size and stride of every dimension that has a stride to speak of."""
+    return [pair for pair in zip(tensor.shape, tensor.stride(), strict=True) if pair[0] > 1]
 
 
 def _groups(train: TrainConfig, model: nn.Module, lr: float) -> list[dict]:

@@ -12,7 +12,10 @@ from tasks.errors import InputError
 
 
 def download(url: str, md5: str, folder: Path) -> Path:
-    """The verified archive in folder, downloaded unless it lies there already."""
+    """The verified archive in folder, downloaded unless it lies there already.
+
+    Raises InputError if it cannot be fetched, or if its checksum is another one.
+    """
     from torchvision.datasets.utils import check_integrity, download_url  # slow import, needed by `css prepare` only
 
     target = folder / url.rsplit("/", 1)[-1]
@@ -25,6 +28,14 @@ def download(url: str, md5: str, folder: Path) -> Path:
             raise InputError(f"{target} from {url} is damaged, its MD5 is not {md5}: {way_out}.") from error
         raise InputError(f"{url} cannot be downloaded to {target} ({error}): {way_out}.") from error
     return target
+
+
+def content_of(tar: tarfile.TarFile, member: tarfile.TarInfo | str) -> bytes:
+    """The bytes of a file in an archive. Raises KeyError if it is not there, InputError if it is a folder."""
+    file = tar.extractfile(member)
+    if file is None:
+        raise InputError(f"archive {tar.name!s} holds a folder where a file should be: get the official archive.")
+    return file.read()
 
 
 @contextmanager
