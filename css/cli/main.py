@@ -58,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     _add_current_folder()
+    if os.environ.get("NO_COLOR"):  # see no-color.org; tyro asks for the terminal alone
+        os.environ["TERM"] = "dumb"
     try:
         return _dispatch(arguments)
     except InputError as error:

@@ -34,7 +34,10 @@ def predict_all(network: Network, items: Sequence[Item], view: View, outputs: Ou
     failures: dict[str, str] = {}
     done = [item for item in items if skip and not item.moving and all(p.exists() for p in outputs.paths(item.stem))]
     todo = [item for item in items if item not in done]
-    with ThreadPoolExecutor(_AHEAD) as pool, tqdm(total=len(items), initial=len(done), unit="image") as bar:
+    with (
+        ThreadPoolExecutor(_AHEAD) as pool,
+        tqdm(total=len(items), initial=len(done), unit="image", disable=None) as bar,
+    ):
         written: deque[Future] = deque()
         for item, image in _decoded([item for item in todo if not item.moving], pool):
             if isinstance(image, InputError):
@@ -84,7 +87,9 @@ def _predict_video(network: Network, item: Item, view: View, outputs: Outputs, f
     frames = Outputs(outputs.folder, [kind for kind in outputs.save if kind != "overlay"], outputs.classes,
                      outputs.names, outputs.palette, outputs.areas, outputs.regions)  # fmt: skip
     try:
-        for number, frame in enumerate(tqdm(video, item.stem, video.length or None, unit="frame", leave=False)):
+        for number, frame in enumerate(
+            tqdm(video, item.stem, video.length or None, unit="frame", leave=False, disable=None)
+        ):
             mask, scores = segment(network, frame, view)
             stem = f"{item.stem}/{number:06}"
             frames.write(stem, frame, mask, scores, Path(f"{stem}.png"))

@@ -29,7 +29,7 @@ def evaluate(model: Segmenter, task: Task, config: RunConfig, processes: Process
     batches = TestBatches(len(images), batch, processes.rank, processes.world)
     loader = make_loader(images, batches, config.train.workers, processes)
     confusion = ConfusionMatrix(len(task.seen_classes))
-    bar = tqdm(loader, desc=f"task {task.index} test", unit="batch", disable=not processes.is_main)
+    bar = tqdm(loader, desc=f"task {task.index} test", unit="batch", disable=not processes.is_main or None)
     for positions, (pixels, labels) in zip(batches, bar, strict=True):
         logits = _logits(model, pixels, config, processes)
         answers = kind.answers(model, logits, labels.to(logits.device)).cpu()
