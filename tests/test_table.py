@@ -133,7 +133,8 @@ def test_the_same_files_without_checkpoints_and_data(tmp_path):
     assert table(recipe, tmp_path).code == 0
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
     pictures = ["curves-1-1.png", "forgetting-1-1.png"]
-    assert names == [*pictures, "table-classes.md", "table-tasks.md", "table.csv", "table.md", "table.tex"]
+    pages = [*pictures, "report.html"]
+    assert names == [*pages, "table-classes.md", "table-tasks.md", "table.csv", "table.md", "table.tex"]
     first = {name: (folder / name).read_bytes() for name in names}
     for cell in cells.values():
         shutil.rmtree(cell.config.folder / "task_0")

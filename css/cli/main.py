@@ -1,4 +1,4 @@
-"""The command line: css run | table | evaluate | analyse | predict | report | data | prepare | list."""
+"""The command line: css run | table | evaluate | analyse | predict | export | report | data | prepare | list."""
 
 import errno
 import importlib
@@ -19,7 +19,8 @@ USAGE = """usage: css COMMAND ...
   table RECIPE [options]           all runs of a recipe, one table
   evaluate RUN [options]           test a saved task again
   analyse RUN... [options]         what Split2MetaFusion did: models, dreams, gates, loss landscape
-  predict RUN IMAGE... [options]   masks for your own images
+  predict MODEL INPUT... [options] masks for your own images, folders, videos
+  export RUN [options]             the model for onnxruntime, OpenVINO or torch.export
   report RUN...                    the tables of finished or unfinished runs
   data init|check|convert ...      your own images and masks: describe them, look at them, read other formats
   prepare DATASET [options]        download and build voc, cifar100 or tiny-imagenet
@@ -43,6 +44,7 @@ COMMANDS = {
     "evaluate": Command("css.cli.saved:evaluate", several=""),
     "analyse": Command("css.cli.saved:analyse"),
     "predict": Command("css.cli.predict:predict"),
+    "export": Command("css.cli.export:export"),
     "report": Command("css.cli.report:report"),
     "data": Command("css.cli.data:data_command", parses=True),
     "prepare": Command("css.cli.listing:prepare"),
@@ -60,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     _add_current_folder()
+    if os.environ.get("NO_COLOR"):  # see no-color.org; tyro asks for the terminal alone
+        os.environ["TERM"] = "dumb"
     try:
         return _dispatch(arguments)
     except InputError as error:

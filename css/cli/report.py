@@ -7,13 +7,14 @@ from pathlib import Path
 
 import tyro
 
+from css.page.run import write_run_page
 from css.report.choice import require_report, run_table
 from css.report.results import read_results
 from tasks.errors import InputError
 
 
 def report(runs: tyro.conf.Positional[tuple[Path, ...]], /) -> int:
-    """Prints the tables of runs, finished or not, from their results.json alone.
+    """Prints the tables of runs, finished or not, from their results.json alone, and writes report.html into each.
 
     A results.json that is damaged or of another program is named, and the others are shown; the exit code is 1 then,
     and 2 if none can be shown.
@@ -33,10 +34,11 @@ def report(runs: tyro.conf.Positional[tuple[Path, ...]], /) -> int:
 
 
 def _show(run: Path) -> str:
-    """Prints the table of a run; returns why it cannot be shown, or nothing."""
+    """Prints the table of a run and writes its page; returns why it cannot be shown, or nothing."""
     try:
         require_report(run)
         print(run_table(read_results(run)))
+        print(f"Report: {write_run_page(run)}", file=sys.stderr)
     except InputError as error:
         return str(error)
     return ""

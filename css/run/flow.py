@@ -13,6 +13,7 @@ from css.kinds.choice import kind_of
 from css.method.contract import Method
 from css.method.registry import make_method
 from css.model.segmenter import Segmenter
+from css.page.run import write_run_page
 from css.report.choice import run_table, scores_of
 from css.report.results import read_results, read_task_result, write_results
 from css.report.scores import Scores
@@ -26,6 +27,7 @@ from css.system.peak_memory import peak_mb, reset_peak
 from css.system.processes import Processes
 from css.training.checkpoint import restore_model
 from css.training.evaluate import evaluate
+from css.training.image_counts import ImageCounts
 from css.training.trainer import Trainer
 from tasks import Stream, Task
 from tasks.palette import palette_of
@@ -71,10 +73,11 @@ def run(config: RunConfig, processes: Processes) -> dict[str, Any]:
 
 
 def _show(folder: Path, processes: Processes) -> dict[str, Any]:
-    """Prints the table of a finished run and writes it beside the results, which it returns."""
+    """Prints the table of a finished run and writes it and the report beside the results, which it returns."""
     results = read_results(folder)
     if processes.is_main:
         write_text(folder / "table.md", run_table(results))
+        write_run_page(folder)
         print(f"\n{run_table(results)}", flush=True)
     return results
 
@@ -100,7 +103,9 @@ def _complete(
     else:
         method.learn(task, model, teacher, trainer)
     method.finish(task, model, trainer)
-    result = scores_of(config.dataset).task_result(task, evaluate(model, task, config, processes), stream.groups) | {
+    single = ImageCounts(len(task.test_indices), len(task.seen_classes))
+    confusion = evaluate(model, task, config, processes, single)
+    result = scores_of(config.dataset).task_result(task, confusion, stream.groups) | {
         "history": trainer.history,
         "seconds": {
             **_seconds_by_stage(trainer),
@@ -110,7 +115,7 @@ def _complete(
         "peak_memory_mb": peak_mb(processes.device),
         "log_bytes": trainer.log.position(),
     }
-    processes.first(lambda: store(stream, task, model, method, trainer, result))
+    processes.first(lambda: store(stream, task, model, method, trainer, result, single))
 
 
 def _seconds_by_stage(trainer: Trainer) -> dict[str, float]:

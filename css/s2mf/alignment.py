@@ -94,7 +94,7 @@ def aligned(new: Linear, teacher: Linear, old: Gaussians, seen: Seen, drift: Ten
     weight, bias = (values.clone().requires_grad_() for values in new)
     carry = drift[:-1].float().T
     optimizer = torch.optim.Adam([weight, bias], LR)
-    for step in tqdm(range(STEPS), desc="alignment", unit="step", leave=False):
+    for step in tqdm(range(STEPS), desc="alignment", unit="step", leave=False, disable=None):
         optimizer.param_groups[0]["lr"] = LR * (1 - step / STEPS)
         chosen = torch.randint(max(1, len(seen.labels)), (fresh,))
         drawn = old.sample(BATCH - fresh)
