@@ -7,7 +7,7 @@ import torch
 
 class Output(NamedTuple):
     logits: torch.Tensor  # (B, seen classes, h, w), low resolution
-    features: torch.Tensor  # (B, 256, h, w), what the classifiers see
+    features: torch.Tensor  # (B, D, h, w), what the classifiers see
     taps: tuple[torch.Tensor, ...]  # one map per encoder stage; for ResNets the pre-activation sum of its last block
 
 

@@ -2,8 +2,9 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
@@ -14,6 +15,7 @@ from torch import nn
 
 from css.model.dilation import skip_taps_in_padding
 from css.model.encoder_weights import load_encoder_weights, pixel_statistics
+from css.model.hypercolumn import Hypercolumn
 from css.model.output import Output
 from tasks.errors import InputError
 
@@ -36,6 +38,7 @@ class Segmenter(nn.Module):
         )
         initialize_decoder(self.decoder)  # smp's own DeepLabV3 leaves PyTorch's default here
         skip_taps_in_padding(self.decoder)
+        self.hypercolumn: Hypercolumn | None = None  # else what the classifiers see, in place of the decoder's features
         self.classifiers = nn.ModuleList()
         self.classes: list[int] = []  # raw class id of every output channel
         if str(encoder_weights) != "none":
@@ -49,7 +52,14 @@ class Segmenter(nn.Module):
         stages = self.encoder(images)[-4:]
         taps = tuple(activation.__dict__.pop("last_input") for activation in self._tapped) or tuple(stages)
         features = self.decoder(stages)
-        return Output(torch.cat([classify(features) for classify in self.classifiers], dim=1), features, taps)
+        if self.hypercolumn is None:
+            return Output(self._classify(features), features, taps)
+        features = self.hypercolumn([*stages[1:], features])
+        with torch.autocast(features.device.type, enabled=False):  # as exact as the features
+            return Output(self._classify(features), features, taps)
+
+    def _classify(self, features: torch.Tensor) -> torch.Tensor:
+        return torch.cat([classify(features) for classify in self.classifiers], dim=1)
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 (B, 3, H, W) to what the encoder was trained on, channels last."""
@@ -78,6 +88,19 @@ class Segmenter(nn.Module):
                 classifier.bias.fill_(background.bias[0])
         self.classifiers.append(classifier.to(memory_format=torch.channels_last))
         self.classes += new_classes
+
+    def see(self, hypercolumn: Hypercolumn) -> None:
+        """From now on the classifiers see hypercolumns: new ones, which must still be set."""
+        self.hypercolumn = hypercolumn.to(self.pixel_mean.device)
+        sizes = [classifier.out_channels for classifier in self.classifiers]
+        self.classifiers = nn.ModuleList(nn.Conv2d(hypercolumn.width, size, 1) for size in sizes)
+        self.classifiers.to(self.pixel_mean.device, memory_format=torch.channels_last)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As of every network; one that sees the decoder's features sees hypercolumns if the state does."""
+        if self.hypercolumn is None and (hypercolumn := Hypercolumn.from_state(state_dict, "hypercolumn.")):
+            self.see(hypercolumn)
+        return super().load_state_dict(state_dict, strict, assign)
 
     def frozen(self) -> "Segmenter":
         """A copy that never changes, in evaluation mode: the teacher of the next task."""
