@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from css.model.state import classifier_parameters, set_classifiers, snapshot
 from css.s2mf import alignment
-from css.s2mf.alignment import Alignment, Seen, _answers, _at_places, _look, _rows, aligned
+from css.s2mf.alignment import Alignment, Seen, _answers, _at_places, look, _rows, aligned
 from css.s2mf.moments import FeatureMoments, Gaussians, fit_drift
 
 BACKGROUND, COW, SHEEP = range(3)
@@ -127,8 +127,8 @@ def test_the_moments_move_with_the_features(stream, tmp_path):
         model.decoder.conv.weight.add_(0.05 * torch.randn_like(model.decoder.conv.weight))
     sums = found.moments.sums.clone()
     found.align(task, model, teacher, make_trainer(tmp_path / "second"))
-    look = _look(task, model, teacher, make_trainer(tmp_path / "third"))
-    expected = FeatureMoments(sums).moved(fit_drift(look.before, look.after)).sums
+    seen_there = look(task, model, teacher, make_trainer(tmp_path / "third"))
+    expected = FeatureMoments(sums).moved(fit_drift(seen_there.before, seen_there.after)).sums
     torch.testing.assert_close(found.moments.sums, expected, rtol=1e-3, atol=1e-3)
     assert not torch.allclose(found.moments.sums, sums, rtol=0.01)
 
@@ -177,10 +177,10 @@ def test_background_of_a_later_task_is_what_the_model_sees_among_old_classes(str
 
 def test_a_sample_of_many_features_still_counts_as_all(stream, tmp_path, monkeypatch):
     task, model, teacher = second_task(stream)
-    everything = _look(task, model, teacher, make_trainer(tmp_path / "all"))
+    everything = look(task, model, teacher, make_trainer(tmp_path / "all"))
     assert everything.frequency == len(everything.labels) > 40
     monkeypatch.setattr(alignment, "MOST", 40)
-    some = _look(task, model, teacher, make_trainer(tmp_path / "some"))
+    some = look(task, model, teacher, make_trainer(tmp_path / "some"))
     assert len(some.labels) <= 40 and some.frequency == everything.frequency
     known = {tuple(row.tolist()) for row in everything.before}
     assert all(tuple(row.tolist()) in known for row in some.before)
@@ -198,7 +198,7 @@ def test_features_of_all_processes_count(stream, tmp_path):
             sum=lambda tensor: world * tensor,
         )  # fmt: skip
         found.finish(stream.task(0), teacher, trainer)
-        return found.moments.sums, _look(task, model, teacher, trainer).frequency
+        return found.moments.sums, look(task, model, teacher, trainer).frequency
 
     (one, few), (two, many) = measured(1), measured(2)
     assert torch.equal(two, 2 * one) and many == 2 * few

@@ -53,10 +53,11 @@ def test_projection_is_numpys_principal_components():
     hypercolumn = fitted(6)
     x, components, variances = numpy_components(6)
     found = rows_of([hypercolumn(stages())]).numpy()
-    expected = (x - x.mean(0)) @ components.T
+    spread = np.sqrt(variances[:6].mean())
+    expected = (x - x.mean(0)) @ components.T / spread
     np.testing.assert_allclose(np.abs(found), np.abs(expected), atol=2e-4)
-    np.testing.assert_allclose(found.var(0), variances[:6], rtol=1e-4)
-    other = (x - x.mean(0)) @ np.roll(components, 1, axis=0).T
+    np.testing.assert_allclose(found.var(0), variances[:6] / spread**2, rtol=1e-4)
+    other = (x - x.mean(0)) @ np.roll(components, 1, axis=0).T / spread
     assert not np.allclose(np.abs(found), np.abs(other), atol=0.1)
 
 

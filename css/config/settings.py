@@ -27,6 +27,9 @@ class ModelConfig:
     """Any encoder of segmentation-models-pytorch that can work at output stride 16."""
     encoder_weights: str = field(default="imagenet", metadata=EVERY)
     """none, imagenet (downloaded by smp) or the path of a file of the same architecture."""
+    classifier_features: Literal["auto", "decoder", "hypercolumn"] = field(default="auto", metadata=LATER)
+    """What the classifiers see from the end of the first task on: the decoder's features, or hypercolumns: the last
+    stages and the decoder on directions that are fitted then, and stay. auto is what the method is made for."""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ class Method:
     # The default Options within a wrapper, by its name, if they are to differ there.
     options_within: ClassVar[Mapping[str, Any]] = {}
     joint: ClassVar[bool] = False  # learn all classes in one single task
+    classifier_features: str = "decoder"  # what --model.classifier-features auto means: or "hypercolumn"
     segmentation_only: bool = False  # needs a background class, or logits that are no log-probabilities
     summary: ClassVar[str] = ""  # one line for `css list`
 

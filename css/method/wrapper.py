@@ -35,6 +35,7 @@ class Wrapper(Method):
         self.require_base(base)
         self.base = base
         self.segmentation_only = type(self).segmentation_only or base.segmentation_only
+        self.classifier_features = base.classifier_features
 
     def require_base(self, base: Method) -> None:
         """Raises InputError for a base that this wrapper cannot go around."""

@@ -15,7 +15,7 @@ class Hypercolumn(nn.Module):
     With x a place's channels of all stages (D numbers): z = directions^T (x / scale - mean). Part of the model's state.
     """
 
-    scale: Tensor  # (D,), the root mean square of a channel's stage
+    scale: Tensor  # (D,), the root mean square of a channel's stage, times one number for all
     mean: Tensor  # (D,), of x / scale
     directions: Tensor  # (D, k), orthonormal columns
 
@@ -50,9 +50,9 @@ def columns(stages: Sequence[Tensor]) -> Tensor:
 def fit_directions(moments: Tensor, widths: Sequence[int], first: Tensor, number: int) -> Hypercolumn:
     """Directions for columns whose moments are the sum of [x, 1] [x, 1]^T, float64 (D + 1, D + 1).
 
-    `widths`: channels of every stage, D together. `first`: weight (N, widths[-1]) of a classifier of the last stage; its
-    rows come first, so that its answers stay affine functions of what is kept; then the principal components of what
-    they leave, `number` directions together (or D).
+    `widths`: channels of every stage, D together. `first`: weight (N, widths[-1]) of a classifier of the last stage.
+    Its rows come first, so that its answers stay affine functions of what is kept; then the principal components of
+    what they leave, `number` directions together (or D).
     """
     places = moments[-1, -1]
     raw, mean = moments[:-1, :-1] / places, moments[:-1, -1] / places
@@ -66,4 +66,5 @@ def fit_directions(moments: Tensor, widths: Sequence[int], first: Tensor, number
     rest = rest - (rest @ known) @ known.T
     components = torch.linalg.eigh(rest)[1].flip(1)[:, : number - known.shape[1]]
     directions = torch.linalg.qr(torch.cat([known, components], dim=1))[0]  # orthonormal where channels are dead, too
-    return Hypercolumn(scale, mean, directions)
+    spread = (directions * (covariance @ directions)).sum(0).mean().sqrt()  # so that variances are 1 on average
+    return Hypercolumn(scale * spread, mean / spread, directions)

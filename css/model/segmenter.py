@@ -49,14 +49,35 @@ class Segmenter(nn.Module):
         self._tapped = _remember_last_activations(self.encoder) if isinstance(self.encoder, ResNetEncoder) else []
 
     def forward(self, images: torch.Tensor) -> Output:
-        stages = self.encoder(images)[-4:]
+        *stages, features = self._stages(images)
         taps = tuple(activation.__dict__.pop("last_input") for activation in self._tapped) or tuple(stages)
-        features = self.decoder(stages)
         if self.hypercolumn is None:
             return Output(self._classify(features), features, taps)
         features = self.hypercolumn([*stages[1:], features])
         with torch.autocast(features.device.type, enabled=False):  # as exact as the features
             return Output(self._classify(features), features, taps)
+
+    def _stages(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """The maps of the last four encoder stages and of the decoder."""
+        stages = self.encoder(images)[-4:]
+        return [*stages, self.decoder(stages)]
+
+    def column(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """The maps that a hypercolumn is made of: stages 2 to 4 and the decoder's, at strides 8, 16, 16, 16."""
+        maps = self._stages(images)[1:]
+        for activation in self._tapped:
+            activation.__dict__.pop("last_input")
+        return maps
+
+    @property
+    def column_widths(self) -> list[int]:
+        """Channels of what `column` returns."""
+        return [*self.encoder.out_channels[-3:], FEATURES]
+
+    @property
+    def lowest(self) -> float:
+        """The smallest value that a feature can have: the decoder's last layer is a ReLU."""
+        return 0.0 if self.hypercolumn is None else -math.inf
 
     def _classify(self, features: torch.Tensor) -> torch.Tensor:
         return torch.cat([classify(features) for classify in self.classifiers], dim=1)

@@ -19,6 +19,8 @@ def borrowed_first_task(config: RunConfig, task: Task) -> dict[str, torch.Tensor
     reasons = differences(as_dict(config), read_config(config.task0), first_task_only=True)
     if facts.get("identity") != identity(task):
         reasons.append("its first task was learnt from other images or classes")
+    if config.model.classifier_features == "decoder" and any(name.startswith("model.hypercolumn.") for name in tensors):
+        reasons.append("its classifiers see hypercolumns, add --model.classifier-features hypercolumn")
     if reasons:
         raise InputError(f"--task0 {config.task0} does not fit this run: {'; '.join(reasons)}.")
     return tensors

@@ -39,24 +39,30 @@ class Seen(NamedTuple):
 
 
 class Alignment:
-    """Aligns the classifiers at the end of every later task, and keeps the moments of the features of all classes."""
+    """Aligns the classifiers at the end of every later task, and keeps the moments of the features of all classes.
 
-    def __init__(self):
+    Args:
+        frozen: The network never changes: features do not drift, and are computed once.
+    """
+
+    def __init__(self, frozen: bool = False):
+        self.frozen = frozen
         self.moments = FeatureMoments()
 
     def align(self, task: Task, model: Segmenter, teacher: Segmenter, trainer: Trainer) -> None:
         """Trains the classifiers of `model` in place; from now on the moments are those of its features."""
 
         def compute() -> dict[str, Tensor]:
-            seen = _look(task, model, teacher, trainer)
-            drift = fit_drift(seen.before, seen.after)
+            seen = look(task, model, None if self.frozen else teacher, trainer)
+            drift = {} if self.frozen else {"drift": fit_drift(seen.before, seen.after)}
             old, new = classifier_parameters(teacher), classifier_parameters(model)
-            weight, bias = aligned(new, old, self.moments.gaussians(), seen, drift)
-            return {"weight": weight, "bias": bias, "drift": drift}
+            weight, bias = aligned(new, old, self.moments.gaussians(model.lowest), seen, drift.get("drift"))
+            return {"weight": weight, "bias": bias, **drift}
 
         found = trainer.once("alignment", compute)
         set_classifiers(model, found["weight"], found["bias"])
-        self.moments = self.moments.moved(found["drift"])
+        if not self.frozen:
+            self.moments = self.moments.moved(found["drift"])
 
     def finish(self, task: Task, model: Segmenter, trainer: Trainer) -> None:
         """The features of this task's images join those of the earlier ones."""
@@ -78,16 +84,17 @@ class Alignment:
         self.moments = FeatureMoments(tensors["sums"])
 
 
-def aligned(new: Linear, teacher: Linear, old: Gaussians, seen: Seen, drift: Tensor) -> Linear:
+def aligned(new: Linear, teacher: Linear, old: Gaussians, seen: Seen, drift: Tensor | None) -> Linear:
     """The classifiers `new`, trained on features of old classes and of this task, as frequent as in all images.
 
     Cross-entropy to the answers of `teacher`, the classifiers of the previous model; to the label for new classes.
+    `drift` as of `fit_drift`, or None where the network has not changed.
     """
     known, channels = len(teacher[0]), len(new[0])
     share = seen.frequency / (seen.frequency + old.counts.sum().item())
     fresh = min(BATCH, max(1, round(share * BATCH)))
     weight, bias = (values.clone().requires_grad_() for values in new)
-    carry = drift[:-1].float().T
+    carry = None if drift is None else drift[:-1].float().T
     optimizer = torch.optim.Adam([weight, bias], LR)
     for step in tqdm(range(STEPS), desc="alignment", unit="step", leave=False):
         optimizer.param_groups[0]["lr"] = LR * (1 - step / STEPS)
@@ -97,7 +104,8 @@ def aligned(new: Linear, teacher: Linear, old: Gaussians, seen: Seen, drift: Ten
         targets = F.pad(answers, (0, channels - known))
         labels = seen.labels[chosen]
         targets[:fresh][labels >= known] = F.one_hot(labels[labels >= known], channels).to(targets)
-        features = torch.cat([seen.after[chosen], (extend(drawn) @ carry).clamp(min=0)])
+        carried = drawn if carry is None else (extend(drawn) @ carry).clamp(min=old.lowest)
+        features = torch.cat([seen.after[chosen], carried])
         loss = F.cross_entropy(F.linear(features, weight, bias), targets)
         optimizer.zero_grad()
         loss.backward()
@@ -106,13 +114,14 @@ def aligned(new: Linear, teacher: Linear, old: Gaussians, seen: Seen, drift: Ten
 
 
 @torch.no_grad()
-def _look(task: Task, model: Segmenter, teacher: Segmenter, trainer: Trainer) -> Seen:
-    """Features of the task's images; a random part of them, if there are many."""
+def look(task: Task, model: Segmenter, teacher: Segmenter | None, trainer: Trainer) -> Seen:
+    """Features of the task's images; a random part of them, if there are many. Without a teacher the model's alone."""
     parts, frequency = [], 0
     quota = max(1, MOST * trainer.config.train.batch // len(task.train_indices))
     for images, labels in trainer.passes(task, model, "alignment"):
         with evaluating(model), trainer.autocast():
-            before, after = teacher(images).features, model(images).features
+            after = model(images).features
+            before = after if teacher is None else teacher(images).features
         rows = [_rows(before), _rows(after), _at_places(labels, after).flatten()]
         counted = (rows[-1] != VOID).nonzero()[:, 0]
         frequency += len(counted)

@@ -40,12 +40,13 @@ class FeatureMoments:
         """Features per channel, float64 (channels,)."""
         return self.sums[:, -1, -1]
 
-    def gaussians(self) -> "Gaussians":
+    def gaussians(self, lowest: float = 0.0) -> "Gaussians":
+        """Of every channel; `lowest` is the smallest value that a feature can have: 0 after a ReLU."""
         number = self.counts.clamp(min=1)[:, None, None]
         mean, square = self.sums[:, -1:, :-1] / number, self.sums[:, :-1, :-1] / number
         values, vectors = torch.linalg.eigh(square - mean.mT @ mean)
         roots = vectors * values.clamp(min=0).sqrt()[:, None, :]
-        return Gaussians(self.counts.float(), mean[:, 0].float(), roots.float())
+        return Gaussians(self.counts.float(), mean[:, 0].float(), roots.float(), lowest)
 
 
 class Gaussians(NamedTuple):
@@ -54,14 +55,15 @@ class Gaussians(NamedTuple):
     counts: Tensor  # (channels,), how often a channel is drawn, relatively
     mean: Tensor  # (channels, D)
     root: Tensor  # (channels, D, D), root root^T = covariance
+    lowest: float = 0.0  # value of a feature: what a ReLU leaves is not negative
 
     def sample(self, number: int) -> Tensor:
-        """Features (number, D) of all channels, by channel; not negative, as what a ReLU leaves."""
+        """Features (number, D) of all channels, by channel."""
         channels = torch.multinomial(self.counts, number, replacement=True)
         noise = torch.randn(number, self.mean.shape[1])
         numbers = channels.bincount(minlength=len(self.counts)).tolist()
         parts = zip(self.mean, noise.split(numbers), self.root, strict=True)
-        return torch.cat([mean + some @ root.T for mean, some, root in parts]).clamp(min=0)
+        return torch.cat([mean + some @ root.T for mean, some, root in parts]).clamp(min=self.lowest)
 
 
 def fit_drift(before: Tensor, after: Tensor) -> Tensor:

@@ -1,0 +1,38 @@
+"""New classes without training: classifiers on hypercolumns of a frozen network, aligned with drawn features."""
+
+from torch import Tensor
+
+from css.method.contract import Method
+from css.model.segmenter import Segmenter
+from css.s2mf.alignment import Alignment
+from css.training.trainer import Trainer
+from tasks import Task
+
+
+class HypercolumnMethod(Method):
+    """After the first task the network stays as it is. A later task is two passes over its images and no epochs: one
+    whose features the classifiers are aligned with, and one that is remembered as one Gaussian per class."""
+
+    summary = "frozen network, classifiers on all its stages, aligned: no epochs"
+    classifier_features = "hypercolumn"
+    segmentation_only = True
+
+    def __init__(self, options: object = None):
+        super().__init__(options)
+        self.alignment = Alignment(frozen=True)
+
+    def learn(self, task: Task, model: Segmenter, teacher: Segmenter, trainer: Trainer) -> None:
+        """Aligns the classifiers on the features of the network as it is."""
+        self.alignment.align(task, model, teacher, trainer)
+
+    def finish(self, task: Task, model: Segmenter, trainer: Trainer) -> None:
+        """The features of this task's images join those of the earlier ones."""
+        self.alignment.finish(task, model, trainer)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The moments of the features of all classes."""
+        return self.alignment.tensors()
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Takes back what `tensors` returned."""
+        self.alignment.load_tensors(tensors)
