@@ -78,10 +78,10 @@ class Alignment:
         self.moments.add(FeatureMoments(trainer.once("features", measure)["sums"]))
 
     def tensors(self) -> dict[str, Tensor]:
-        return {"sums": self.moments.sums}
+        return {"sums": self.moments.packed()}
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        self.moments = FeatureMoments(tensors["sums"])
+        self.moments = FeatureMoments.unpacked(tensors["sums"])
 
 
 def aligned(new: Linear, teacher: Linear, old: Gaussians, seen: Seen, drift: Tensor | None) -> Linear:

@@ -1,5 +1,6 @@
 """What is kept of the features of old classes: number, mean and covariance; features are drawn from them."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -34,6 +35,21 @@ class FeatureMoments:
     def moved(self, drift: Tensor) -> "FeatureMoments":
         """Of drift [x, 1] in place of [x, 1]; `drift` (D + 1, D + 1) as of `fit_drift`."""
         return FeatureMoments(drift @ self.sums @ drift.T)
+
+    def packed(self) -> Tensor:
+        """What is kept of them on disk: each symmetric matrix once, float32 (channels, (D + 1) (D + 2) / 2)."""
+        upper = torch.triu_indices(*self.sums.shape[1:])
+        return self.sums[:, upper[0], upper[1]].float()
+
+    @classmethod
+    def unpacked(cls, packed: Tensor) -> "FeatureMoments":
+        """From what `packed` returned."""
+        side = math.isqrt(2 * packed.shape[1])
+        upper = torch.triu_indices(side, side)
+        sums = torch.zeros(len(packed), side, side, dtype=torch.float64)
+        sums[:, upper[0], upper[1]] = packed.double()
+        sums[:, upper[1], upper[0]] = packed.double()
+        return cls(sums)
 
     @property
     def counts(self) -> Tensor:
