@@ -5,13 +5,14 @@
 # bash run.sh cifar100 10-split    image labels: CIFAR-100, tiny-imagenet 25-split, or the built-in shapes-cls 5-split
 # bash run.sh table1 [options]     the classification tables
 # bash run.sh test                 the test-suite
+# bash run.sh docs                 the site with the API reference, into site/
 # bash run.sh COMMAND ...          any other command of css: table, evaluate, analyse, predict, report, prepare, list
 #
 # Uses the active environment if it has the packages, else makes .venv beside this file. GPUS=n sets the number of
 # processes. An interrupted run goes on with the same command.
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+css="$root/css/__main__.py" # as a file, which works beside a css.py or tasks.py of the user's, where -m css does not
 
 has_packages() { # does this python have everything, new enough?
     command -v "$1" >/dev/null && "$1" - "$root/pyproject.toml" <<'PY' 2>/dev/null
@@ -24,10 +25,17 @@ sys.exit(sys.version_info < (3, 10) or not new_enough)
 PY
 }
 
+install() { # the project with an extra of pyproject.toml, into the environment that is used
+    if command -v uv >/dev/null; then
+        uv pip install --python "$(command -v "$python")" -e "$root[$1]"
+    else
+        "$python" -m pip install --disable-pip-version-check -e "$root[$1]"
+    fi
+}
+
 make_environment() {
     if command -v uv >/dev/null; then
         uv venv --clear --python '>=3.10' "$root/.venv"
-        uv pip install --python "$root/.venv/bin/python" -e "$root[test]"
     else
         local base
         for base in python3 python; do
@@ -36,8 +44,8 @@ make_environment() {
         done
         [ -n "$base" ] || { echo "run.sh needs Python 3.10 or newer on the PATH." >&2; exit 2; }
         "$base" -m venv --clear "$root/.venv"
-        "$root/.venv/bin/python" -m pip install --disable-pip-version-check -e "$root[test]"
     fi
+    install test
     cp "$root/pyproject.toml" "$root/.venv/installed.toml" # last, so that a killed installation is made again
 }
 
@@ -47,15 +55,17 @@ if ! has_packages python; then
     cmp -s "$root/pyproject.toml" "$root/.venv/installed.toml" || make_environment
 fi
 
-[ $# -gt 0 ] || { sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -gt 0 ] || { sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 command="$1"; shift
 case "$command" in
-    shapes | voc | cifar100 | tiny-imagenet | shapes-cls) exec "$python" -m css run "$command" "$@" ;;
-    table2) exec "$python" -m css table "$root/recipes/table2.yaml" "$@" ;;
+    table2) exec "$python" "$css" table "$root/recipes/table2.yaml" "$@" ;;
     table1)
         code=0
-        for data in cifar100 tiny; do "$python" -m css table "$root/recipes/table1-$data.yaml" "$@" || code=$?; done
+        for recipe in "$root"/recipes/table1-*.yaml; do "$python" "$css" table "$recipe" "$@" || code=$?; done
         exit "$code" ;;
     test) cd "$root" && exec "$python" -m pytest "$@" ;;
-    *) exec "$python" -m css "$command" "$@" ;;
+    docs)
+        "$python" -c 'import material, mkdocstrings_handlers.python' 2>/dev/null || install docs
+        cd "$root" && NO_MKDOCS_2_WARNING=1 exec "$python" -m mkdocs build "$@" ;;
+    *) exec "$python" "$css" "$command" "$@" ;; # a data set's name, too: css voc 15-1 is css run voc 15-1
 esac

@@ -70,7 +70,7 @@ def parse() -> argparse.Namespace:
 class Steps:
     """The variants of a step on one batch."""
 
-    def __init__(self, encoder: str, device: torch.device, dtype: torch.dtype, batch: Batch):
+    def __init__(self, encoder: str, device: torch.device, dtype: torch.dtype, batch: Batch) -> None:
         torch.manual_seed(0)
         model = Segmenter(encoder).to(device, memory_format=torch.channels_last)
         model.grow(range(OLD))

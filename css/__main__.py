@@ -1,13 +1,12 @@
 """python -m css, or this file itself, which works in any folder."""
 
-import os
 import sys
 from pathlib import Path
 
-# The user's folder comes last: a tasks.py or css.py there is theirs, and not in our way, while --method MODULE:CLASS
-# still finds their modules.
+# A tasks.py or css.py in the current folder is the user's, and not in our way; `main` puts that folder last, where
+# --method MODULE:CLASS still finds their modules.
 _root, _here = str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)
-sys.path[:] = [_root, *(path for path in sys.path if path not in ("", os.getcwd(), _here, _root)), os.getcwd()]
+sys.path[:] = [_root, *(path for path in sys.path if path not in ("", str(Path.cwd()), _here, _root))]
 
 from css.cli.main import main  # noqa: E402
 

@@ -16,7 +16,7 @@ class ConfusionMatrix:
     Matrices of several processes are summed with `+`, or with all_reduce on `matrix`.
     """
 
-    def __init__(self, num_classes: int, device: torch.device | str = "cpu"):
+    def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
         self.num_classes = num_classes
         self.matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
 

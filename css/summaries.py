@@ -8,7 +8,7 @@ def continual_accuracy(matrix: Sequence[Sequence[float]]) -> tuple[float, float 
     """ACC and backward transfer of a lower-triangular accuracy matrix A (Lopez-Paz and Ranzato, NIPS 2017, section 2).
 
     Row t holds the accuracies on tasks 0..t after learning task t. With K tasks, ACC = mean of the last row, and
-    BWT = mean over the first K-1 tasks t of A[K-1][t] - A[t][t], in the unit of A; None for a single task.
+    BWT = mean over the first K-1 tasks t of A[K-1, t] - A[t, t], in the unit of A; None for a single task.
     Raises ValueError if row t has not t+1 entries.
     """
     if not matrix or any(len(row) != t + 1 for t, row in enumerate(matrix)):

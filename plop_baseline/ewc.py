@@ -3,10 +3,12 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from css.config.settings import RunConfig
 from css.losses import cross_entropy
 from css.method.contract import Method, plain_losses
 from css.model.segmenter import Segmenter
@@ -21,6 +23,8 @@ UPDATES = 10
 
 @dataclass(frozen=True)
 class EwcOptions:
+    """How firmly parameters are held."""
+
     weight: float = 100.0
     """Weight of the penalty; published: 100 to 500, at a learning rate of 0.001 (500 diverges above 0.0013)."""
 
@@ -36,41 +40,49 @@ class Ewc(Method):
     Options = EwcOptions
     summary = "penalty on the change of important parameters (PNAS 2017)"
 
-    def __init__(self, options=None):
+    def __init__(self, options: Any = None) -> None:
         super().__init__(options)
         self.importance = Importance()
 
-    def check(self, config):
+    def check(self, config: RunConfig) -> None:
         """The most important parameter of a tensor has importance 1, and the penalty there the curvature 2 * weight."""
         momentum, lr = config.train.momentum, config.train.later_lr
         limit = (1 + momentum) / (1 + 2 * momentum) / lr if lr else math.inf  # of SGD with Nesterov momentum
         if not 0 <= self.options.weight < limit:
             raise InputError(
-                f"{self.flag}.weight {self.options.weight:g} of ewc must be at least 0 and below {limit:.4g}, where SGD "
-                f"with --train.later-lr {lr:g} diverges: change one of them."
+                f"{self.flag}.weight {self.options.weight:g} of ewc must be at least 0 and below {limit:.4g}, where "
+                f"SGD with --train.later-lr {lr:g} diverges: change one of them."
             )
 
-    def prepare(self, task, model, teacher, trainer):
-        """Parameters are held where the task starts: at the teacher's, but for the bias of the background, which the
-        balanced initialisation has just moved."""
+    def prepare(self, task: Task, model: Segmenter, teacher: Segmenter, trainer: Trainer) -> None:
+        """Parameters are held where the task starts.
+
+        That is at the teacher's, but for the bias of the background, which the balanced initialisation has just moved.
+        """
         self.held = {name: value.to(trainer.processes.device) for name, value in self.importance.normalised().items()}
         self.new = dict(model.named_parameters())
         self.old = {name: self.new[name].detach().clone() for name in self.held}
 
-    def losses(self, task, forward, teacher, images, labels):
+    def losses(
+        self, task: Task, forward: nn.Module, teacher: Segmenter, images: Tensor, labels: Tensor
+    ) -> dict[str, Tensor]:
+        """Cross-entropy, and the weighted penalty (`penalty`) from where the task started."""
         return plain_losses(forward, images, labels) | {
             "penalty": self.options.weight * penalty(self.new, self.old, self.held)
         }
 
-    def finish(self, task, model, trainer):
+    def finish(self, task: Task, model: Segmenter, trainer: Trainer) -> None:
+        """Measures the importance of the parameters for this task on UPDATES training batches."""
         model.eval()  # keeps the running statistics, and makes the images of a batch independent
         for images, labels in importance_batches(task, model, trainer):
             self.importance.update(mean_gradients(model, images, labels, trainer, cross_entropy))
 
-    def tensors(self):
+    def tensors(self) -> dict[str, Tensor]:
+        """The importance so far, by parameter name."""
         return self.importance.fisher
 
-    def load_tensors(self, tensors):
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Takes back the importance."""
         self.importance = Importance(tensors)
 
 
@@ -81,7 +93,7 @@ class Importance:
     official code of MiB and PLOP, from which the average, its start and the normalisation come.
     """
 
-    def __init__(self, fisher: Mapping[str, Tensor] | None = None):
+    def __init__(self, fisher: Mapping[str, Tensor] | None = None) -> None:
         self.fisher = dict(fisher or {})
 
     def update(self, gradients: Mapping[str, Tensor], alpha: float = ALPHA) -> None:
@@ -118,11 +130,10 @@ def importance_batches(task: Task, model: Segmenter, trainer: Trainer) -> Iterat
 @torch.enable_grad()
 def mean_gradients(model: Segmenter, images: Tensor, labels: Tensor, trainer: Trainer,
                    loss: Callable[[Tensor, Tensor], Tensor]) -> dict[str, Tensor]:  # fmt: skip
-    """Gradients of loss(logits, labels), a mean over images, over the batch of all processes; the model must be in
-    evaluation mode.
+    """Gradients of loss(logits, labels), a mean over images, over the batch of all processes.
 
-    Then parts of a batch add up exactly. They are half as large as in training, because full precision, in which no
-    small gradient is lost, may need twice the memory.
+    The model must be in evaluation mode: then parts of a batch add up exactly. They are half as large as in training,
+    because full precision, in which no small gradient is lost, may need twice the memory.
     """
     processes, parts = trainer.processes, 2 * trainer.config.train.accumulate
     model.zero_grad()

@@ -1,8 +1,14 @@
 """Frozen features: only the classifier of the new classes is trained. The honest floor of every table."""
 
+from typing import cast
+
 import torch
+from torch import Tensor, nn
 
 from css.method.contract import Method, plain_losses
+from css.model.segmenter import Segmenter
+from css.training.trainer import Trainer
+from tasks import Task
 
 
 class Frozen(Method):
@@ -14,9 +20,12 @@ class Frozen(Method):
 
     summary = "everything but the new classifier frozen (floor)"
 
-    def learn(self, task, model, teacher, trainer):
+    def learn(self, task: Task, model: Segmenter, teacher: Segmenter, trainer: Trainer) -> None:
+        """Fits the newest classifier alone; everything can be trained again afterwards."""
         with torch.no_grad():
-            model.classifiers[0].bias.copy_(teacher.classifiers[0].bias)
+            background, old = cast("nn.Conv2d", model.classifiers[0]), cast("nn.Conv2d", teacher.classifiers[0])
+            assert background.bias is not None and old.bias is not None
+            background.bias.copy_(old.bias)
         model.requires_grad_(False)
         model.classifiers[-1].requires_grad_(True)
         try:
@@ -24,5 +33,8 @@ class Frozen(Method):
         finally:
             model.requires_grad_(True)
 
-    def losses(self, task, forward, teacher, images, labels):
+    def losses(
+        self, task: Task, forward: nn.Module, teacher: Segmenter, images: Tensor, labels: Tensor
+    ) -> dict[str, Tensor]:
+        """Cross-entropy of the new images alone, as "ce"."""
         return plain_losses(forward, images, labels)

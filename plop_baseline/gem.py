@@ -1,28 +1,43 @@
 """GEM (Lopez-Paz and Ranzato, NIPS 2017): a step may not increase the loss on the memory of any old task."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.optimize
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from css.model.segmenter import Segmenter
+from css.training.trainer import Trainer
 from plop_baseline.a_gem import AGem, MemoryOptions
+from tasks import Task
 
 RIDGE = 1e-3  # added to the diagonal of the quadratic programme, as published
 
 
 @dataclass(frozen=True)
 class GemOptions(MemoryOptions):
+    """A-GEM's, and the margin of the constraints."""
+
     margin: float = 0.5
     """How far a correction goes beyond what is needed (memory strength)."""
 
 
 class Gem(AGem):
+    """One constraint per old task where A-GEM has one for all.
+
+    Differs from the published code: the quadratic programme is scaled by its own trace and solved as non-negative least
+    squares (`project`).
+    """
+
     Options = GemOptions
     summary = "steps that do not hurt the memory of any old task (NIPS 2017); keeps images"
 
-    def corrected(self, gradient, task, model, parameters, trainer):
+    def corrected(
+        self, gradient: Tensor, task: Task, model: Segmenter, parameters: Sequence[nn.Parameter], trainer: Trainer
+    ) -> Tensor:
+        """The nearest gradient (n,) that points against that of no old task's memory."""
         references = [
             self.memory_gradient(old, task, model, parameters, trainer) for old in range(len(self.memory.indices))
         ]

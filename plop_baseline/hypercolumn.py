@@ -10,14 +10,17 @@ from tasks import Task
 
 
 class HypercolumnMethod(Method):
-    """After the first task the network stays as it is. A later task is two passes over its images and no epochs: one
-    whose features the classifiers are aligned with, and one that is remembered as one Gaussian per class."""
+    """After the first task the network stays as it is; a later task is two passes over its images, without epochs.
+
+    With the features of the first pass the classifiers are aligned; those of the second are remembered as one Gaussian
+    per class.
+    """
 
     summary = "frozen network, classifiers on all its stages, aligned: no epochs"
     classifier_features = "hypercolumn"
     segmentation_only = True
 
-    def __init__(self, options: object = None):
+    def __init__(self, options: object = None) -> None:
         super().__init__(options)
         self.alignment = Alignment(frozen=True)
 

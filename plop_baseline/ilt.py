@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from segmentation_models_pytorch.encoders.resnet import ResNetEncoder
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from css.losses import cross_entropy, upsample
@@ -12,10 +12,13 @@ from css.method.contract import Method
 from css.model.output import Output
 from css.model.segmenter import Segmenter
 from plop_baseline.lwf import distillation
+from tasks import Task
 
 
 @dataclass(frozen=True)
 class IltOptions:
+    """Weights of the two distillations, as in PLOP's official code."""
+
     kd_weight: float = 100.0
     """Weight of the distillation of the logits."""
     feature_weight: float = 100.0
@@ -33,7 +36,10 @@ class Ilt(Method):
     segmentation_only = True
     summary = "distillation of the logits and of the encoder's output (ICCV-W 2019)"
 
-    def losses(self, task, forward, teacher, images, labels):
+    def losses(
+        self, task: Task, forward: nn.Module, teacher: Segmenter, images: Tensor, labels: Tensor
+    ) -> dict[str, Tensor]:
+        """Cross-entropy, and the distillation of the logits ("kd") and of the encoder's output ("features")."""
         with torch.no_grad():
             old = teacher(images)
         new = forward(images)

@@ -4,5 +4,7 @@ from css.method.contract import Method
 
 
 class Joint(Method):
+    """A stream of a single task, which is the first one: plain cross-entropy."""
+
     summary = "all classes in one task with all labels (upper bound)"
     joint = True

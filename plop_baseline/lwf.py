@@ -3,24 +3,33 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from css.losses import cross_entropy, upsample
 from css.method.contract import Method
+from css.model.segmenter import Segmenter
+from tasks import Task
 
 
 @dataclass(frozen=True)
 class LwfOptions:
+    """How much the old answers weigh."""
+
     kd_weight: float = 100.0
     """Weight of the distillation."""
 
 
 class Lwf(Method):
+    """As run for the tables of MiB and PLOP: `distillation` with their weight."""
+
     Options = LwfOptions
     summary = "cross-entropy and distillation of the old logits (ECCV 2016)"
 
-    def losses(self, task, forward, teacher, images, labels):
+    def losses(
+        self, task: Task, forward: nn.Module, teacher: Segmenter, images: Tensor, labels: Tensor
+    ) -> dict[str, Tensor]:
+        """Cross-entropy, and the distillation of the old logits ("kd") over all pixels."""
         with torch.no_grad():
             old_logits = upsample(teacher(images).logits, labels)
         logits = upsample(forward(images).logits, labels)

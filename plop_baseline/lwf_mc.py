@@ -3,30 +3,40 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from css.losses import upsample
 from css.method.contract import Method
+from css.model.segmenter import Segmenter
 from plop_baseline.lwf import bce_distillation
+from tasks import Task
 from tasks.source import VOID
 
 
 @dataclass(frozen=True)
 class LwfMcOptions:
+    """How much the old answers weigh."""
+
     kd_weight: float = 10.0
     """Weight of the distillation, which is also multiplied by the number of old classes."""
 
 
 class LwfMc(Method):
-    """As run for PLOP's tables, which is not the loss of iCaRL: old channels get the hard targets (zeros) *and* the
-    soft ones. The first task is cross-entropy as for every method here, where the official code has the binary one."""
+    """As run for PLOP's tables, which is not the loss of iCaRL.
+
+    Old channels get the hard targets (zeros) *and* the soft ones. The first task is cross-entropy as for every method
+    here, where the official code has the binary one.
+    """
 
     Options = LwfMcOptions
     segmentation_only = True
     summary = "binary cross-entropy and distillation of the old sigmoids (CVPR 2017)"
 
-    def losses(self, task, forward, teacher, images, labels):
+    def losses(
+        self, task: Task, forward: nn.Module, teacher: Segmenter, images: Tensor, labels: Tensor
+    ) -> dict[str, Tensor]:
+        """Binary cross-entropy of every channel, and that to the old sigmoids ("kd")."""
         with torch.no_grad():
             old_logits = upsample(teacher(images).logits, labels)
         logits = upsample(forward(images).logits, labels)

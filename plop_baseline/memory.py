@@ -21,8 +21,11 @@ class EpisodicMemory:
         self.indices.append(torch.from_numpy(np.sort(chosen)))
 
     def draw(self, task: Task, of: int | None, count: int, trainer: Trainer) -> tuple[Tensor, Tensor]:
-        """`count` kept images of an earlier task (None: of all), as they are seen in training: uint8 images, and labels
-        as channels on the device. Uses torch's random numbers, which a restart draws again."""
+        """`count` kept images of an earlier task (None: of all), as they are seen in training.
+
+        uint8 images (count, 3, H, W), and labels (count, H, W) as channels on the device. Uses torch's random numbers,
+        which a restart draws again.
+        """
         kept = (torch.cat(self.indices) if of is None else self.indices[of]).numpy()
         view = trainer.kind.train_view(trainer.config.train.crop)
         images = TaskImages(task.source, "train", kept, task.test_lut, view)
@@ -32,10 +35,12 @@ class EpisodicMemory:
         return pixels, labels.to(trainer.processes.device)
 
     def tensors(self) -> dict[str, Tensor]:
+        """The places, int64 (kept,) for each task, as memory.TASK."""
         return {f"memory.{task}": kept for task, kept in enumerate(self.indices)}
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> "EpisodicMemory":
+        """The memory that gave these tensors."""
         memory = cls()
         memory.indices = [tensors[f"memory.{task}"] for task in range(len(tensors))]
         return memory

@@ -3,26 +3,35 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from css.losses import upsample
 from css.method.contract import Method
+from css.model.segmenter import Segmenter
+from tasks import Task
 from tasks.source import VOID
 
 
 @dataclass(frozen=True)
 class MibOptions:
+    """How much the old answers weigh."""
+
     kd_weight: float = 10.0
     """Weight of the unbiased distillation; the published runs on VOC 15-1 used 100."""
 
 
 class Mib(Method):
+    """Both losses take into account that the background of one task holds the classes of the others."""
+
     Options = MibOptions
     segmentation_only = True
     summary = "unbiased cross-entropy and unbiased distillation (CVPR 2020)"
 
-    def losses(self, task, forward, teacher, images, labels):
+    def losses(
+        self, task: Task, forward: nn.Module, teacher: Segmenter, images: Tensor, labels: Tensor
+    ) -> dict[str, Tensor]:
+        """Unbiased cross-entropy (Eq. 5) and unbiased distillation ("kd", Eq. 8), means over all pixels."""
         with torch.no_grad():
             old_logits = upsample(teacher(images).logits, labels)
         logits = upsample(forward(images).logits, labels)

@@ -11,6 +11,8 @@ from plop_baseline.finetune import Finetune
 
 @dataclass(frozen=True)
 class NspOptions(SlowOptions[NoOptions]):
+    """Those of `css.s2mf.slow.SlowOptions`, with the defaults of Adam-NSCL."""
+
     projector: Projection = "nsp"
     batch_norm: BatchNormMode | None = "freeze-stats"
     rule: Rule = field(default_factory=lambda: Rule("energy", 0.01))
@@ -28,5 +30,5 @@ class Nsp(SlowModel):
     Options = NspOptions
     summary = "updates in the null space of the old features (Adam-NSCL, CVPR 2021)"
 
-    def __init__(self, options: Any = None):
+    def __init__(self, options: Any = None) -> None:
         super().__init__(self.Options() if options is None else options, Finetune())

@@ -33,7 +33,7 @@ class EntropyHistogram:
     `counts` is int64 (num_seen, bins): the counts of several processes may be summed (all_reduce) before `thresholds`.
     """
 
-    def __init__(self, num_old: int, num_seen: int, mode: str = "official", device: torch.device | str = "cpu"):
+    def __init__(self, num_old: int, num_seen: int, mode: str = "official", device: torch.device | str = "cpu") -> None:
         if mode not in ("official", "median"):
             raise InputError(f"Unknown threshold mode {mode!r}: choose official or median.")
         largest = 1 / (num_old * math.log(num_seen))
@@ -55,8 +55,7 @@ class EntropyHistogram:
     def thresholds(self, floor: float = 1e-3) -> Tensor:
         """float32 (num_seen,), at least `floor`; `floor` for a class that was never predicted."""
         of_class = _official_threshold if self.mode == "official" else self._median
-        values = [of_class(row) if row.any() else 0.0 for row in self.counts.cpu()]
-        values = torch.tensor(values, dtype=torch.float32)
+        values = torch.tensor([of_class(row) if row.any() else 0.0 for row in self.counts.cpu()], dtype=torch.float32)
         # As in the published code, the floor replaces -inf, but a NaN stays (no pixel is accepted).
         return values.clamp(min=floor).to(self.counts.device)
 

@@ -14,7 +14,7 @@ class Transform(Protocol):
     """A view of an image and its mask: `tasks.views` has them."""
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Image uint8 (H, W, 3) and mask uint8 (H, W) as the network sees them; whatever is random depends on `seed`."""
+        """Image uint8 (H, W, 3) and mask uint8 (H, W) as the network sees them; `seed` decides all that is random."""
 
 
 class TaskImages(Dataset):
@@ -24,7 +24,7 @@ class TaskImages(Dataset):
     workers nor a restart in the middle of a run changes what is seen.
     """
 
-    def __init__(self, source: Source, split: str, indices: np.ndarray, lut: np.ndarray, transform: Transform):
+    def __init__(self, source: Source, split: str, indices: np.ndarray, lut: np.ndarray, transform: Transform) -> None:
         self.source, self.split, self.indices, self.lut, self.transform = source, split, indices, lut, transform
 
     def __len__(self) -> int:
@@ -45,7 +45,7 @@ class TrainBatches:
     only batch by going round again (each repetition is augmented anew).
     """
 
-    def __init__(self, images: int, batch: int, seed: Sequence[int], rank: int = 0, world: int = 1):
+    def __init__(self, images: int, batch: int, seed: Sequence[int], rank: int = 0, world: int = 1) -> None:
         self.images, self.batch, self.seed, self.rank, self.world = images, batch, seed, rank, world
         self.epoch = 0  # set before each pass
 
@@ -68,7 +68,7 @@ class TestBatches:
 
     __test__ = False  # not a test case, whatever pytest thinks of the name
 
-    def __init__(self, images: int, batch: int, rank: int = 0, world: int = 1):
+    def __init__(self, images: int, batch: int, rank: int = 0, world: int = 1) -> None:
         self.images, self.batch, self.rank, self.world = images, batch, rank, world
 
     def __len__(self) -> int:

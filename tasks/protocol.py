@@ -168,4 +168,4 @@ def _require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 def _holds_any(presence: np.ndarray, classes: list[int]) -> np.ndarray:
     """bool (images,): which images hold at least one of the classes, the background not counted."""
-    return presence[:, [class_id for class_id in classes if class_id != BACKGROUND]].any(axis=1)
+    return np.any(presence[:, [class_id for class_id in classes if class_id != BACKGROUND]], axis=1)

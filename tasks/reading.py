@@ -69,14 +69,14 @@ def _digest(item: tuple[Path, Path]) -> bytes:
     """Digest of the mask's bytes and the image's name and size; cheap, as nothing is decoded."""
     image, mask = item
     try:
-        size = os.stat(image).st_size
+        size = Path(image).stat().st_size
     except OSError as error:
         raise _unreadable("image", image, error) from error
     try:
         content = Path(mask).read_bytes()
     except OSError as error:
         raise _unreadable("mask", mask, error) from error
-    head = f"{os.path.basename(image)}\0{size}\0".encode()
+    head = f"{Path(image).name}\0{size}\0".encode()
     return hashlib.sha256(head + content).digest()
 
 
@@ -115,7 +115,7 @@ def _unreadable(kind: str, path: Path | str, error: Exception) -> InputError:
 
 
 def _default_cache_dir() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "css-presence"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "css-presence"
 
 
 def _read_cache(path: Path, num_images: int) -> np.ndarray | None:
@@ -138,11 +138,11 @@ def _write_cache(path: Path, presence: np.ndarray) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
         try:
-            with open(descriptor, "wb") as file:
+            with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
-            os.replace(temporary, path)
+            Path(temporary).replace(path)
         except OSError:
-            os.unlink(temporary)
+            Path(temporary).unlink()
 
 
 def _checksum(table: np.ndarray) -> np.ndarray:

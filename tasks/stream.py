@@ -25,20 +25,25 @@ class Task:
 
     @property
     def new_classes(self) -> list[int]:
+        """Raw ids of the classes of this task; the first one has the background, too."""
         return self.groups[self.index]
 
     @property
     def old_classes(self) -> list[int]:
+        """Raw ids of the classes of all earlier tasks, in the order of the channels."""
         return seen_classes(self.groups, self.index - 1) if self.index else []
 
     @property
     def seen_classes(self) -> list[int]:
+        """Raw ids of the classes of this and all earlier tasks, in the order of the channels."""
         return seen_classes(self.groups, self.index)
 
     def train(self, transform: Transform) -> TaskImages:
+        """Its training images, whose labels are what this task is told."""
         return TaskImages(self.source, "train", self.train_indices, self.train_lut, transform)
 
     def test(self, transform: Transform) -> TaskImages:
+        """Its test images, whose labels are all classes seen so far."""
         return TaskImages(self.source, "test", self.test_indices, self.test_lut, transform)
 
 
@@ -56,8 +61,12 @@ class Stream:
     def cut(cls, source: Source, protocol: str, classes: Sequence[str | int] | None = None,
             order: Sequence[str | int] | None = None, split: Callable[..., list[list[int]]] = split_classes,
             **policies: str) -> "Stream":  # fmt: skip
-        """`classes` chooses a subset (kept in id order), `order` the order of learning; names or raw ids. `split` makes
-        the groups: `split_classes`, or `split_evenly` where images have labels."""
+        """The tasks of a protocol.
+
+        `classes` chooses a subset (kept in id order), `order` the order of learning; names or raw ids. `split` makes
+        the groups: `split_classes`, or `split_evenly` where images have labels. Raises InputError for unknown classes,
+        an order of other classes than those, or a protocol that does not fit them.
+        """
         chosen = (
             sorted(_class_ids(source, classes, "--classes")) if classes else list(range(1, len(source.class_names)))
         )
@@ -82,6 +91,7 @@ class Stream:
         return (self.task(index) for index in range(len(self)))
 
     def task(self, index: int) -> Task:
+        """The task of this index, from 0. Raises InputError if it has no training or no test image."""
         indices = {
             split: select_images(self.source.presence(split), self.groups, index, self.setting, split)
             for split in ("train", "test")

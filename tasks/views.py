@@ -19,10 +19,13 @@ _RESAMPLING = {
 }
 
 
+Pair = tuple[np.ndarray, np.ndarray]  # image uint8 (H, W, 3), mask uint8 (H, W)
+
+
 class RandomCrop:
     """Training view: RandomResizedCrop(crop, scale 0.5-1, ratio 3/4-4/3) and horizontal flip, as PLOP trains on VOC."""
 
-    def __init__(self, crop: int):
+    def __init__(self, crop: int) -> None:
         self._compose = A.Compose(
             [
                 A.RandomResizedCrop((crop, crop), scale=(0.5, 1.0), ratio=(3 / 4, 4 / 3), **_RESAMPLING),
@@ -30,7 +33,8 @@ class RandomCrop:
             ]
         )
 
-    def __call__(self, image, mask, seed):
+    def __call__(self, image: np.ndarray, mask: np.ndarray, seed: int) -> Pair:
+        """A part of both at the same place, (crop, crop); the same for the same seed."""
         self._compose.set_random_seed(seed)
         out = self._compose(image=image, mask=mask)
         return out["image"], out["mask"]
@@ -39,10 +43,11 @@ class RandomCrop:
 class CentreCrop:
     """Test view of the published numbers: Resize(short side = crop), CenterCrop(crop). Also resizes the mask."""
 
-    def __init__(self, crop: int):
+    def __init__(self, crop: int) -> None:
         self._compose = A.Compose([A.SmallestMaxSize(crop, **_RESAMPLING), A.CenterCrop(crop, crop)])
 
-    def __call__(self, image, mask, seed=0):
+    def __call__(self, image: np.ndarray, mask: np.ndarray, seed: int = 0) -> Pair:
+        """The middle of both, (crop, crop)."""
         out = self._compose(image=image, mask=mask)
         return out["image"], out["mask"]
 
@@ -50,7 +55,8 @@ class CentreCrop:
 class WholeImage:
     """The image as it is, padded at the right and the bottom to a multiple of 16; padding is void and never counted."""
 
-    def __call__(self, image, mask, seed=0):
+    def __call__(self, image: np.ndarray, mask: np.ndarray, seed: int = 0) -> Pair:
+        """Both with sides that 16 divides."""
         bottom, right = (-side % 16 for side in mask.shape)
         image = np.pad(image, ((0, bottom), (0, right), (0, 0)), mode="edge")
         return image, np.pad(mask, ((0, bottom), (0, right)), constant_values=VOID)
@@ -62,12 +68,13 @@ class PaddedCrop:
     As in Adam-NSCL. Images of another size than the crop are resized to it first, and masks (one pixel) stay.
     """
 
-    def __init__(self, crop: int):
+    def __init__(self, crop: int) -> None:
         self._compose = A.Compose(
             [A.Resize(crop, crop, cv2.INTER_AREA), A.Pad(4), A.RandomCrop(crop, crop), A.HorizontalFlip()]
         )
 
-    def __call__(self, image, mask, seed):
+    def __call__(self, image: np.ndarray, mask: np.ndarray, seed: int) -> Pair:
+        """The image (crop, crop), the same for the same seed; the mask as it is."""
         self._compose.set_random_seed(seed)
         return self._compose(image=image)["image"], mask
 
@@ -75,8 +82,9 @@ class PaddedCrop:
 class Resized:
     """Test view of small images with a label: the whole image, resized to the crop if it has another size."""
 
-    def __init__(self, crop: int):
+    def __init__(self, crop: int) -> None:
         self._compose = A.Compose([A.Resize(crop, crop, cv2.INTER_AREA)])
 
-    def __call__(self, image, mask, seed=0):
+    def __call__(self, image: np.ndarray, mask: np.ndarray, seed: int = 0) -> Pair:
+        """The image (crop, crop); the mask as it is."""
         return self._compose(image=image)["image"], mask

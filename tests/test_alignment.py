@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from css.model.state import classifier_parameters, set_classifiers, snapshot
 from css.s2mf import alignment
-from css.s2mf.alignment import Alignment, Seen, _answers, _at_places, look, _rows, aligned
+from css.s2mf.alignment import Alignment, Seen, _answers, _at_places, _rows, aligned, look
 from css.s2mf.moments import FeatureMoments, Gaussians, fit_drift
 
 BACKGROUND, COW, SHEEP = range(3)

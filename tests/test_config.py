@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from css import __version__ as css_version
 from css.config.compare import differences
 from css.config.files import CONFIG_FILE, as_dict, merge, read_config, read_yaml, save_config
-from css.config.settings import ModelConfig, RunConfig, TrainConfig
+from css.config.settings import EVERY, LATER, PLACE, ModelConfig, RunConfig, TrainConfig
 from css.run.checks import require_config, resolve
 from css.run.presets import from_dict, preset
 from tasks import InputError
@@ -252,3 +254,33 @@ def test_files_that_hold_no_settings(tmp_path, content, says):
         path.write_bytes(content)
     with pytest.raises(InputError, match=f"config.yaml {says}"):
         read_yaml(path)
+
+
+def test_every_setting_says_what_it_decides():
+    for section in (RunConfig, ModelConfig, TrainConfig):
+        for field in dataclasses.fields(section):
+            inner = field.name in ("model", "train")
+            assert inner or field.metadata in (EVERY, LATER, PLACE), f"{section.__name__}.{field.name}"
+
+
+def test_a_setting_that_an_older_version_had_not_is_the_default():
+    config = small("plop")
+    older = as_dict(config)
+    del older["train"]["bn_group"], older["void"]
+    assert differences(as_dict(config), older) == []
+    changed = dataclasses.replace(config, void="background")
+    assert differences(as_dict(changed), older) == ["void is 'background' here and 'ignore' there"]
+
+
+@pytest.mark.parametrize(("made_by", "refused"), [("99.0.0", True), ("0.1.0", False), ("", False), (None, False)])
+def test_a_folder_of_a_newer_version(made_by, refused, tmp_path):
+    save_config(dataclasses.replace(small("plop"), runs=tmp_path, name="run"), "data")
+    file = tmp_path / "run" / CONFIG_FILE
+    values = yaml.safe_load(file.read_text())
+    assert values.pop("version") == css_version
+    file.write_text(yaml.safe_dump(values | ({} if made_by is None else {"version": made_by})))
+    if refused:
+        with pytest.raises(InputError, match="made by version 99.0.0 of this toolkit, and this is"):
+            read_config(tmp_path / "run")
+    else:
+        assert read_config(tmp_path / "run") == values

@@ -1,5 +1,7 @@
 """Hypercolumns: directions against NumPy's principal components, and a network that begins to see them."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -35,7 +37,7 @@ def numpy_components(number):
     """By the textbook: centred rows of scaled columns, eigenvectors of their covariance."""
     x = rows_of(stages()).numpy().astype(float)
     ends = np.cumsum((0, *WIDTHS))
-    scale = np.concatenate([np.full(b - a, np.sqrt((x[:, a:b] ** 2).mean())) for a, b in zip(ends, ends[1:])])  # noqa: B905
+    scale = np.concatenate([np.full(b - a, np.sqrt((x[:, a:b] ** 2).mean())) for a, b in pairwise(ends)])
     x = x / scale
     _, values, vectors = np.linalg.svd(x - x.mean(0), full_matrices=False)
     return x, vectors[:number], values**2 / len(x)

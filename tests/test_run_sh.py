@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tasks.datasets.registry import DATASETS
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -24,12 +26,21 @@ def run_sh(*arguments: str) -> subprocess.CompletedProcess:
         (("shapes", "17-9"), 2, "protocol '17-9'"),
         (("voc", "15-1", "--data-root", "nowhere"), 2, "nowhere"),
         (("fly",), 2, "'fly' is no command"),
+        (("shape", "15-1"), 2, "no command"),
+        (("--version",), 0, "css 0."),
     ],
 )
 def test_commands(arguments, code, words):
     outcome = run_sh(*arguments)
     assert outcome.returncode == code and words in outcome.stdout + outcome.stderr
     assert "Traceback" not in outcome.stderr
+
+
+def test_names_no_data_set():
+    """They are known in one place."""
+    script = (ROOT / "run.sh").read_text()
+    lines = [line for line in script.splitlines() if not line.startswith("#")]
+    assert not [line for line in lines for name in DATASETS if name in line.partition("#")[0]]
 
 
 def test_one_list_of_dependencies():

@@ -51,7 +51,7 @@ def states(model):
 
 
 def test_epochs_of_slow_and_fast_model():
-    assert [divide_epochs(*numbers, "--options") for numbers in ((8, 0.25), (30, 0.25), (2, 0.25), (8, 0.5), (5, 0.3))] == [
+    assert [divide_epochs(*numbers, "") for numbers in ((8, 0.25), (30, 0.25), (2, 0.25), (8, 0.5), (5, 0.3))] == [
         (6, 2), (22, 8), (1, 1), (4, 4), (3, 2),
     ]  # fmt: skip
 

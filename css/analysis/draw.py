@@ -18,7 +18,8 @@ _MARKS = {"old": "o", "slow": "s", "fast": "^", "fused": "*"}
 
 def draw_path(path: Path, title: str, found: dict[str, Any]) -> None:
     """Loss of old and new classes from the fast (0) to the slow model (1); dashed: the gated fusion, dotted: with its
-    classifiers aligned."""
+    classifiers aligned.
+    """
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     _path(axes, found)
@@ -80,10 +81,12 @@ def _gates(axes: Axes, shares: list[dict[str, Any]]) -> None:
 
 def draw_story(path: Path, title: str, found: dict[str, Any], dreams: Path, tasks: list[dict[str, Any]]) -> None:
     """One figure of a task: its dreams (a PNG), the gates they lead to, what those do to the losses between fast and
-    slow model, and mIoU after every task so far (`tasks` of results.json)."""
+    slow model, and mIoU after every task so far (`tasks` of results.json).
+    """
     figure = Figure(figsize=(14, 9), layout="constrained")
     figure.suptitle(title)
-    top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.3))
+    halves: Any = figure.subfigures(2, 1, height_ratios=(1, 1.3))
+    top, bottom = halves
     axes = top.subplots()
     axes.imshow(imread(dreams))
     axes.set_axis_off()

@@ -16,7 +16,8 @@ MARGIN = 0.3  # of the landscape's sides around its models
 class Plane(NamedTuple):
     """Through three models; coordinates are distances in the space of the parameters of encoder and decoder, in which
     `along` and `across` are orthonormal. Old classifiers, of which the bias of the background jumps when a new one is
-    added, and BatchNorm's statistics, whose size has nothing to do with that of weights, move in proportion."""
+    added, and BatchNorm's statistics, whose size has nothing to do with that of weights, move in proportion.
+    """
 
     origin: State
     along: State
@@ -40,7 +41,8 @@ class Plane(NamedTuple):
 
 def plane_through(origin: State, second: State, third: State, without: str) -> Plane:
     """By Gram-Schmidt, over the entries that do not begin with `without`. Raises ValueError if the three models lie on
-    one line."""
+    one line.
+    """
     names = [name for name, value in origin.items() if value.is_floating_point() and not name.startswith(without)]
     first, other = ({name: model[name].double() - origin[name].double() for name in names} for model in (second, third))
     scale = _dot(other, other) ** 0.5
@@ -67,7 +69,8 @@ def _unit(direction: State, scale: float) -> State:
 
 def landscape(models: Models, batches: Batches) -> dict[str, Any]:
     """Old and new loss on the plane through old, slow and fast model (Fig. 5), or through old, fast and fused one where
-    the slow model is the old one; None if that is a line, too. BatchNorm's statistics move with all else."""
+    the slow model is the old one; None if that is a line, too. BatchNorm's statistics move with all else.
+    """
     names = ["old", "slow", "fast", "fused"]
     try:
         plane = plane_through(models.old, models.slow, models.fast, models.new_classifier)
@@ -82,7 +85,7 @@ def landscape(models: Models, batches: Batches) -> dict[str, Any]:
         values = [point[axis] for point in points.values()]
         edge = MARGIN * (max(values) - min(values))
         axes.append(torch.linspace(min(values) - edge, max(values) + edge, POINTS).tolist())
-    losses = {"old": [], "new": []}
+    losses: dict[str, list[list[float | None]]] = {"old": [], "new": []}
     for y in tqdm(axes[1], desc="landscape", unit="row", leave=False):
         row = [measure(models, plane.at(x, y, models.fast), batches) for x in axes[0]]
         for group in losses:

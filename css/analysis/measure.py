@@ -1,7 +1,7 @@
 """What the fusion of one task did, measured on real test images that no part of it has seen (`css analyse`)."""
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,8 @@ Batches = list[tuple[Tensor, Tensor]]  # normalised images, labels as channels
 
 class Models(NamedTuple):
     """The models of one task as states of one network. `old`: the model before the task, which never answers with a new
-    class; `new_classifier`: prefix of what it has not; `num_old`: channels it has."""
+    class; `new_classifier`: prefix of what it has not; `num_old`: channels it has.
+    """
 
     model: Segmenter
     old: State
@@ -41,14 +42,15 @@ def make_models(model: Segmenter, old: State, slow: State, fast: State, fused: S
         for name, value in fast.items()
         if name.startswith(new_classifier)
     }
-    num_old = sum(classifier.out_channels for classifier in model.classifiers[:index])
+    num_old = sum(cast("nn.Conv2d", classifier).out_channels for classifier in model.classifiers[:index])
     return Models(model, {**old, **silent}, slow, fast, fused, new_classifier, num_old)
 
 
 @torch.no_grad()
 def measure(models: Models, state: State, batches: Batches) -> dict[str, float | None]:
     """Mean cross-entropy over pixels of `old` classes (background and all before this task) and of `new` ones, and mean
-    IoU of both and of all; None where there is no such pixel."""
+    IoU of both and of all; None where there is no such pixel.
+    """
     sums, counts = torch.zeros(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
     confusion = ConfusionMatrix(len(models.model.classes))
     load_state(models.model, state)
@@ -78,7 +80,7 @@ def compare(models: Models, batches: Batches) -> dict[str, Any]:
     states = {"old": models.old, "slow": models.slow, "fast": models.fast, "fused": models.fused}
     scores = {name: measure(models, state, batches) for name, state in tqdm(states.items(), desc="models", leave=False)}
     scores["old"] |= {"new_loss": None, "new": None, "all": None}  # it has no answer
-    path = [
+    path: list[dict[str, Any]] = [
         {"alpha": alpha, **measure(models, linear(models.slow, models.fast, alpha, (models.new_classifier,)), batches)}
         for alpha in tqdm(ALPHAS, desc="fast to slow", leave=False)
     ]
@@ -108,7 +110,8 @@ def gate_shares(gates: State, model: nn.Module) -> list[dict[str, Any]]:
 
 def recognised(seen: Tensor, queries: Tensor, classes: Iterable[int]) -> dict:
     """How much of each dreamt class a network sees: share of the query's pixels per channel, of all together, and by
-    `chance` = always the most frequent one. `seen`: its answers, channels (N, H, W); 255 in a query is not counted."""
+    `chance` = always the most frequent one. `seen`: its answers, channels (N, H, W); 255 in a query is not counted.
+    """
     counted = queries != VOID
     hits = seen == queries
     of_class = {}

@@ -43,7 +43,7 @@ class Analysis:
 
     def __init__(
         self, run: Path, task: Task, old: Segmenter, fused: Segmenter, config: RunConfig, processes: Processes
-    ):
+    ) -> None:
         self.task, self.old, self.fused, self.config, self.processes = task, old, fused, config, processes
         self.home, self.name = run / "analysis", f"task_{task.index}"
         self.record, _ = load_tensors(task_folder(run, task.index) / MODELS_FILE)
@@ -53,7 +53,8 @@ class Analysis:
 
     def measure(self, images: int, judge: Segmenter | None) -> dict[str, Any]:
         """Everything, written to RUN/analysis/task_K*. `images`: at most so many test images; `judge`: an independent
-        network, which looks at the dreams."""
+        network, which looks at the dreams.
+        """
         with autocast(self.config, self.processes):
             test = self._batches(self._spread(images))
             found = compare(self.models, test)
@@ -155,8 +156,8 @@ def require_fused(run: Path, index: int) -> None:
     """Raises InputError if Split2MetaFusion left no models of this task."""
     if not (task_folder(run, index) / MODELS_FILE).exists():
         raise InputError(
-            f"{task_folder(run, index)} has no {MODELS_FILE}: css analyse needs a task after the first of a run of BASE+s2mf "
-            "with --options.fusion linear or meta."
+            f"{task_folder(run, index)} has no {MODELS_FILE}: css analyse needs a task after the first of a run of "
+            "BASE+s2mf with --options.fusion linear or meta."
         )
 
 

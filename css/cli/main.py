@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from css.cli.arguments import WANTS_HELP, value_of
@@ -47,13 +48,16 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit code: 0 done, 2 wrong usage or input, 1 interrupted or a cell
-    of a table failed. Other errors are raised."""
+    """Runs a command; other errors than wrong usage, wrong input and interrupts are raised.
+
+    Returns the exit code: 0 done, 2 wrong usage or input, 1 interrupted or a cell of a table failed.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    _add_current_folder()
     try:
         return _dispatch(arguments)
     except InputError as error:
-        if int(os.environ.get("RANK", 0)):
+        if int(os.environ.get("RANK", "0")):
             time.sleep(3)  # the first process, if it met the same error, says so and ends this one meanwhile
         print(f"css: {sentence(error)}", file=sys.stderr, flush=True)
         if _in_group():
@@ -73,6 +77,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         if _in_group():
             sys.modules["torch"].distributed.destroy_process_group()
+
+
+def _add_current_folder() -> None:
+    """Methods and data sets of the user's own are found there, after all else."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -1,7 +1,7 @@
 """css run."""
 
 import sys
-from typing import Any
+from typing import Any, cast
 
 import tyro
 
@@ -43,9 +43,9 @@ def parse_run(arguments: list[str]) -> RunConfig[Any]:
     from css.method.registry import options_type
     from css.run.presets import preset
 
-    default = preset(dataset, method)
+    default, parser = preset(dataset, method), cast("Any", RunConfig)
     return tyro.cli(
-        RunConfig[options_type(default.method)], default=default, args=arguments, prog="css run",
+        parser[options_type(default.method)], default=default, args=arguments, prog="css run",
         description=f"Learn a stream of tasks. Defaults are those of {default.dataset} and {default.method}.",
     )  # fmt: skip
 

@@ -62,7 +62,7 @@ def analyse(runs: tyro.conf.Positional[tuple[Path, ...]], /, task: int | None = 
         config, stream = open_run(run, data_root)
         kind_of(config.dataset).require_masks("css analyse")
         old, fused = (load_model(run, config, number, processes) for number in (index - 1, index))
-        if recogniser:
+        if judge and recogniser:
             require_classes(judge, fused, stream.source.class_names, recogniser)
         found = Analysis(run, stream.task(index), old, fused, config, processes).measure(images, judge)
         increases[f"{run.name}, task {index}"] = found["increase"]

@@ -19,6 +19,13 @@ def _deciding(what: dict[str, str]) -> set[str]:
     }
 
 
+# A run folder of an earlier version lacks what was added since; it was made with what is the default now.
+_DEFAULTS = {
+    f"{section}{field.name}": list(field.default) if isinstance(field.default, tuple) else field.default
+    for section, settings in _SECTIONS.items()
+    for field in dataclasses.fields(settings)
+    if field.default is not dataclasses.MISSING
+}
 _NOT_COMPARED = _deciding(PLACE)
 _NOT_OF_A_FIRST_TASK = _deciding(LATER) | {FINGERPRINT}
 
@@ -26,11 +33,12 @@ _NOT_OF_A_FIRST_TASK = _deciding(LATER) | {FINGERPRINT}
 def differences(mine: dict[str, Any], other: dict[str, Any], first_task_only: bool = False) -> list[str]:
     """Settings in which two configurations (as `as_dict` gives them) differ, one phrase each."""
     ignored = _NOT_COMPARED | (_NOT_OF_A_FIRST_TASK if first_task_only else set())
-    first, second = _flat(mine), _flat(other)
+    pairs = [{**_DEFAULTS, **_flat(values)} for values in (mine, other)]
     return [
-        f"{key} is {first.get(key)!r} here and {second.get(key)!r} there"
-        for key in sorted(first.keys() | second.keys())
-        if key not in ignored and key.split(".")[0] not in ignored and first.get(key) != second.get(key)
+        f"{key} is {first!r} here and {second!r} there"
+        for key in sorted(pairs[0].keys() | pairs[1].keys())
+        if key not in ignored and key.split(".")[0] not in ignored
+        if (first := pairs[0].get(key)) != (second := pairs[1].get(key))
     ]
 
 

@@ -43,7 +43,7 @@ def divided(name: str) -> tuple[str, str | None]:
 
 
 def method_path(name: str) -> str:
-    """ "module:Class" of a base method. Raises InputError for an unknown name."""
+    """Where a base method is: "module:Class". Raises InputError for an unknown name."""
     if name not in METHODS and ":" not in name:
         raise InputError(
             f"--method {name} is unknown; {nearest(name, METHODS)}, or name your own as package.module:Class."
@@ -52,7 +52,7 @@ def method_path(name: str) -> str:
 
 
 def wrapper_path(wrapper: str, name: str) -> str:
-    """ "module:Class" of a wrapper; `name` is the whole method's. Raises InputError for an unknown one."""
+    """Where a wrapper is: "module:Class"; `name` is the whole method's. Raises InputError for an unknown one."""
     if wrapper not in WRAPPERS:
         raise InputError(f"--method {name}: {wrapper!r} wraps no method; choose BASE+{' or BASE+'.join(WRAPPERS)}.")
     return WRAPPERS[wrapper]

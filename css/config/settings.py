@@ -8,6 +8,7 @@ import tyro
 
 OptionsT = TypeVar("OptionsT")
 BatchNormMode = Literal["train", "freeze", "freeze-stats"]
+ClassifierFeatures = Literal["auto", "decoder", "hypercolumn"]
 
 
 # What a setting decides, in the metadata of its field. `css.config.compare` reads it.
@@ -23,17 +24,21 @@ class NoOptions:
 
 @dataclass(frozen=True)
 class ModelConfig:
+    """The network."""
+
     encoder: str = field(default="resnet101", metadata=EVERY)
     """Any encoder of segmentation-models-pytorch that can work at output stride 16."""
     encoder_weights: str = field(default="imagenet", metadata=EVERY)
     """none, imagenet (downloaded by smp) or the path of a file of the same architecture."""
-    classifier_features: Literal["auto", "decoder", "hypercolumn"] = field(default="auto", metadata=LATER)
+    classifier_features: ClassifierFeatures = field(default="auto", metadata=LATER)
     """What the classifiers see from the end of the first task on: the decoder's features, or hypercolumns: the last
     stages and the decoder on directions that are fitted then, and stay. auto is what the method is made for."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
+    """How a task is trained."""
+
     epochs: int = field(default=30, metadata=EVERY)
     """Epochs per task."""
     later_epochs: int | None = field(default=None, metadata=LATER)
@@ -75,6 +80,8 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class RunConfig(Generic[OptionsT]):
+    """One run: a stream, a method and its options, and how both are trained and tested."""
+
     dataset: tyro.conf.Positional[str] = field(metadata=EVERY)
     """voc or shapes; with one label per image: cifar100, tiny-imagenet or shapes-cls."""
     protocol: tyro.conf.Positional[str] = field(metadata=LATER)
@@ -105,19 +112,23 @@ class RunConfig(Generic[OptionsT]):
     """Start from the finished first task of this run folder."""
     model: ModelConfig = field(default_factory=ModelConfig, metadata=EVERY)
     train: TrainConfig = field(default_factory=TrainConfig, metadata=EVERY)
-    options: OptionsT = field(default_factory=NoOptions, metadata=LATER)
+    options: OptionsT = field(default_factory=NoOptions, metadata=LATER)  # type: ignore[assignment]  # of no method yet
     """Those of the method."""
 
     @property
     def folder(self) -> Path:
-        method = self.method.replace(":", ".")
-        return self.runs / (self.name or f"{self.dataset}-{self.protocol}-{self.setting}-{method}-s{self.seed}")
+        """The folder of this run."""
+        dataset, method = (name.replace(":", ".") for name in (self.dataset, self.method))
+        return self.runs / (self.name or f"{dataset}-{self.protocol}-{self.setting}-{method}-s{self.seed}")
 
     def epochs(self, task: int) -> int:
+        """Epochs of a task, counted from 0."""
         return self.train.epochs if task == 0 or self.train.later_epochs is None else self.train.later_epochs
 
     def lr(self, task: int) -> float:
+        """Learning rate at the start of a task, counted from 0."""
         return self.train.lr if task == 0 else self.train.later_lr
 
     def batch_norm(self, task: int) -> BatchNormMode:
+        """How BatchNorm is trained in a task, counted from 0."""
         return "train" if task == 0 else self.train.later_batch_norm

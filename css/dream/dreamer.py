@@ -3,7 +3,7 @@
 import math
 import sys
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,18 @@ from tasks import InputError
 from tasks.source import VOID
 
 UNKNOWN_RANGE = (-3.0, 3.0)  # of normalised pixels, for a model that does not tell its pixel_mean and pixel_std
+Found = tuple[Tensor, Tensor, list[dict[str, float]]]  # images, queries and history of one batch
 NOISE = 0.5  # standard deviation of the images at the start
 
 
 @dataclass(frozen=True)
 class DreamOptions:
+    """How dreams are made.
+
+    Raises:
+        InputError: a value out of range.
+    """
+
     count: int = 32
     """Dreams of old, and of new classes."""
     batch: int = 32
@@ -49,7 +56,7 @@ class DreamOptions:
     refresh: float = 0.0
     """Halfway, pixels whose prediction is at least this confident take it as their query; 0: never."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_values(self, "--options.dream", {
             "count": (self.count >= 1, "at least 1"),
             "batch": (self.batch >= 1, "at least 1"),
@@ -63,6 +70,8 @@ class DreamOptions:
 
 
 class Dreams(NamedTuple):
+    """Images that were made, and what they were to show."""
+
     images: Tensor  # (N, 3, H, W) float32, normalised as the model's input
     queries: Tensor  # as given, with 255 where no loss looked
     history: list[dict[str, float]]  # batch, step, ce, bn, accuracy; about ten entries per batch
@@ -76,10 +85,11 @@ class Dreamer:
     Its `pixel_mean` and `pixel_std`, if it has them, bound the images to what a photograph can hold.
     """
 
-    def __init__(self, model: nn.Module, options: DreamOptions = DreamOptions(), seed: int = 0):
+    def __init__(self, model: nn.Module, options: DreamOptions = DreamOptions(), seed: int = 0) -> None:
         self.model, self.options, self.seed = model, options, seed
         mean, std = (getattr(model, name, None) for name in ("pixel_mean", "pixel_std"))
-        self.low, self.high = UNKNOWN_RANGE if mean is None else ((0 - mean) / std, (1 - mean) / std)
+        limits: Any = UNKNOWN_RANGE if mean is None else ((0 - mean) / std, (1 - mean) / std)
+        self.low, self.high = limits
 
     def dream(self, queries: Tensor, what: str = "dreams", size: int | None = None) -> Dreams:
         """Dreams of label maps (N, H, W), uint8 channels with 255 for "anything", or of classes (N,) below 255.
@@ -89,19 +99,20 @@ class Dreamer:
         """
         size = queries.shape[-1] if size is None else size
         batches = as_maps(queries).tensor_split(math.ceil(len(queries) / self.options.batch))
-        parts, history = [], []
+        parts: list[tuple[Tensor, Tensor]] = []
+        history: list[dict[str, float]] = []
         with evaluating(self.model), BatchNormMatch(self.model, self.options.variance) as match:
             if not match.layers:
                 print(f"{what}: the network has no BatchNorm, so the dreams follow smoothness alone.", file=sys.stderr)
             with tqdm(total=len(batches) * self.options.steps, desc=what, unit="step", leave=False) as bar:
-                for index, maps in enumerate(batches):
-                    images, maps, log = self._batch(maps, size, match, index, bar)
+                for index, wanted in enumerate(batches):
+                    images, maps, log = self._batch(wanted, size, match, index, bar)
                     parts.append((images, maps))
                     history += [{"batch": index, **entry} for entry in log]
         images, maps = (torch.cat(part) for part in zip(*parts, strict=True))
         return Dreams(images, maps.view_as(queries), history)
 
-    def _batch(self, maps: Tensor, size: int, match: BatchNormMatch, index: int, bar: tqdm):
+    def _batch(self, maps: Tensor, size: int, match: BatchNormMatch, index: int, bar: tqdm) -> Found:
         for lr in (self.options.lr, self.options.lr / 10):
             generator = torch.Generator().manual_seed(1_000_003 * self.seed + index)
             bar.n = index * self.options.steps
@@ -113,9 +124,12 @@ class Dreamer:
             f"({self.options.lr:g}) or --options.dream.bn-weight."
         )
 
-    def _optimise(self, maps, size, match, lr, generator, bar) -> tuple[Tensor, Tensor, list[dict]] | None:
-        """Images, queries and history, or None if something was not finite."""
-        options, history = self.options, []
+    def _optimise(
+        self, maps: Tensor, size: int, match: BatchNormMatch, lr: float, generator: torch.Generator, bar: tqdm
+    ) -> Found | None:
+        """None if something was not finite."""
+        options = self.options
+        history: list[dict[str, float]] = []
         full = ignore_boundary(maps, options.boundary)
         first = round(options.coarse_share * options.steps)
         halfway = max(first, options.steps // 2)

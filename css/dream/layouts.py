@@ -25,7 +25,7 @@ class LayoutStatistics:
     share of the map; `places[a]`: pixels per cell of a coarse grid, each map counted as 1. Channels, not raw ids.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.company = torch.zeros(0, 0, dtype=torch.float64)
         self.areas = torch.zeros(0, AREAS, dtype=torch.float64)
         self.places = torch.zeros(0, GRID, GRID, dtype=torch.float64)
@@ -57,10 +57,12 @@ class LayoutStatistics:
             setattr(self, name, processes.sum(value))
 
     def tensors(self) -> dict[str, Tensor]:
+        """All counts by name, float64."""
         return {"company": self.company, "areas": self.areas, "places": self.places}
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> "LayoutStatistics":
+        """Takes back what `tensors` returned."""
         statistics = cls()
         for name, value in tensors.items():
             setattr(statistics, name, value.clone())
@@ -127,7 +129,9 @@ def sample_layouts(num: int, size: int, channels: Sequence[int], seed: int,
     return torch.from_numpy(np.stack(maps))
 
 
-def _layout(first: int, channels: Sequence[int], size: int, generator, statistics) -> np.ndarray:
+def _layout(
+    first: int, channels: Sequence[int], size: int, generator: np.random.Generator, statistics: LayoutStatistics | None
+) -> np.ndarray:
     labels = np.full((size, size), BACKGROUND, np.uint8)
     drawn: dict[int, int] = {}  # pixels of every object
     for channel in _objects(first, channels, generator, statistics):
@@ -139,7 +143,9 @@ def _layout(first: int, channels: Sequence[int], size: int, generator, statistic
     return labels
 
 
-def _objects(first: int, channels: Sequence[int], generator, statistics) -> list[int]:
+def _objects(
+    first: int, channels: Sequence[int], generator: np.random.Generator, statistics: LayoutStatistics | None
+) -> list[int]:
     """`first` and up to two others."""
     objects, others = [first], [channel for channel in channels if channel != first]
     for _ in range(min(int(generator.integers(0, 3)), len(others))):
@@ -153,7 +159,7 @@ def _objects(first: int, channels: Sequence[int], generator, statistics) -> list
     return objects
 
 
-def _shape(channel: int, size: int, generator, statistics) -> np.ndarray:
+def _shape(channel: int, size: int, generator: np.random.Generator, statistics: LayoutStatistics | None) -> np.ndarray:
     """A mask (size, size) of the area and around the place that belong to the channel."""
     area = statistics.draw_area(channel, generator) if statistics else None
     place = statistics.draw_place(channel, generator) if statistics else None

@@ -1,5 +1,7 @@
 """What makes an image likely without seeing one: BatchNorm statistics and smoothness (DeepInversion, CVPR 2020)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -29,7 +31,7 @@ class _BatchMoments(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         affine = x.new_zeros(x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32))  # its type is the result's
         _, mean, inverse = torch.native_batch_norm(x, affine, affine, None, None, True, 0.0, _SMALL)
         ctx.save_for_backward(x, mean)
@@ -37,7 +39,7 @@ class _BatchMoments(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, of_mean: Tensor, of_variance: Tensor) -> Tensor:
+    def backward(ctx: Any, of_mean: Tensor, of_variance: Tensor) -> Tensor:
         x, mean = ctx.saved_tensors
         count = x.numel() // x.shape[1]
         slope = 2 * of_variance / count
@@ -70,9 +72,10 @@ class BatchNormMatch:
     statistics of little meaning and counts in proportion.
     """
 
-    def __init__(self, model: nn.Module, variance: bool):
+    def __init__(self, model: nn.Module, variance: bool) -> None:
         self.layers = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
-        self.variance, self._terms = variance, []
+        self.variance = variance
+        self._terms: list[Tensor] = []
 
     def __enter__(self) -> "BatchNormMatch":
         self._hooks = [layer.register_forward_pre_hook(self._measure) for layer in self.layers]
@@ -87,8 +90,9 @@ class BatchNormMatch:
         terms, self._terms = self._terms, []
         return sum(terms) / len(terms) if terms else 0.0
 
-    def _measure(self, layer: nn.Module, inputs: tuple[Tensor]) -> None:
+    def _measure(self, layer: _BatchNorm, inputs: tuple[Tensor]) -> None:
         x = inputs[0]
+        assert layer.running_mean is not None and layer.running_var is not None
         of_means, of_variances = deviation(x, layer.running_mean, layer.running_var)
         term = of_means / (layer.running_var.sum() + layer.eps).sqrt()
         if self.variance:

@@ -1,6 +1,6 @@
 """Which parameters share the gate of an output channel, and networks made of gated means."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ def gate_groups(model: nn.Module, example: Tensor) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = {}
     outputs = []  # kept until the end, so that no two tensors have the same id
 
-    def convolved(name: str):
+    def convolved(name: str) -> Callable[..., None]:
         def hook(layer: nn.Module, _: object, output: Tensor) -> None:
             made_by[id(output)] = name
             outputs.append(output)
@@ -32,7 +32,7 @@ def gate_groups(model: nn.Module, example: Tensor) -> dict[str, list[str]]:
 
         return hook
 
-    def normalised(name: str):
+    def normalised(name: str) -> Callable[..., None]:
         def hook(layer: nn.Module, inputs: tuple[Tensor]) -> None:
             own = [f"{name}.{entry}" for entry in _BATCH_NORM if getattr(layer, entry) is not None]
             groups.setdefault(made_by.get(id(inputs[0]), name), []).extend(own)

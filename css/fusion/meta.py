@@ -18,12 +18,19 @@ from css.model.output import logits_of
 from css.model.state import State, evaluating
 from tasks import InputError
 
+Part = tuple[Tensor, Tensor]  # normalised images (N, C, H, W) and the logits that are wanted for them
 ALPHAS = tuple(i / 10 for i in range(11))
 MIX = 0.5  # share of the way that Reptile goes to where its inner steps end
 
 
 @dataclass(frozen=True)
 class FusionOptions:
+    """How the gates are learnt.
+
+    Raises:
+        InputError: a value out of range.
+    """
+
     steps: int = 50
     """Steps of the gates."""
     lr: float = 0.1
@@ -43,7 +50,7 @@ class FusionOptions:
     """Running statistics of BatchNorm in the fused model: interpolated with the gate of their channel, or measured anew
     on the dreams, or on dreams and training images of this task."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_values(self, "--options.fuse", {
             "steps": (self.steps >= 0, "at least 0"),
             "lr": (self.lr > 0, "above 0"),
@@ -54,6 +61,8 @@ class FusionOptions:
 
 
 class Fusion(NamedTuple):
+    """What two models have become, and how."""
+
     state: dict[str, Tensor]  # of the fused model
     gates: dict[str, Tensor]  # by layer, 1 = slow, one number per output channel
     history: list[dict[str, float]]  # per step: old and new, and held_out where it was measured
@@ -70,7 +79,7 @@ class MetaFusion:
 
     def __init__(self, model: nn.Module, slow: State, fast: State, teacher: nn.Module, num_old: int,
                  options: FusionOptions = FusionOptions(), seed: int = 0, keep_fast: Sequence[str] = (),
-                 old_kl: Callable[[Tensor, Tensor, int], Tensor] | None = None):  # fmt: skip
+                 old_kl: Callable[[Tensor, Tensor, int], Tensor] | None = None) -> None:  # fmt: skip
         self.model, self.slow, self.fast, self.teacher = model, slow, fast, teacher
         self.num_old, self.options, self.seed, self.keep_fast = num_old, options, seed, tuple(keep_fast)
         self.old_kl = old_kl or background_kl
@@ -103,13 +112,15 @@ class MetaFusion:
         Raises InputError if no loss is a finite number.
         """
         with self._evaluating():
-            return self._best_linear(*self._with_targets(old_images, new_images), alphas)
+            old, new = self._with_targets(old_images, new_images)
+            return self._best_linear(old, new, alphas)
 
     def loss(self, state: State, old_images: Tensor, new_images: Tensor) -> tuple[float, float]:
         """KL on old and on new images of any state of the network."""
         with self._evaluating(), torch.no_grad():
             old, new = self._with_targets(old_images, new_images)
-            return tuple(loss.item() for loss in self._losses(state, old, new))
+            of_old, of_new = self._losses(state, old, new)
+            return of_old.item(), of_new.item()
 
     @contextlib.contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -124,7 +135,7 @@ class MetaFusion:
         return interpolate(self.slow, self.fast, by_entry(groups, gates))
 
     @torch.no_grad()
-    def _with_targets(self, old_images: Tensor, new_images: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
+    def _with_targets(self, old_images: Tensor, new_images: Tensor) -> tuple[Part, Part]:
         """Images and the logits of the model that knows them, which do not change."""
         size = self.options.batch
         old = torch.cat([logits_of(self.teacher(images)) for images in old_images.split(size)])
@@ -132,7 +143,7 @@ class MetaFusion:
                          new_images.split(size)])  # fmt: skip
         return (old_images, old), (new_images, new)
 
-    def _hold_out(self, images: Tensor, targets: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    def _hold_out(self, images: Tensor, targets: Tensor) -> tuple[Part, Part]:
         """The part to learn from and the part to choose by; with a single image both are that one."""
         number = min(len(images) - 1, round(self.options.held_out * len(images)))
         if number < 1:
@@ -157,27 +168,31 @@ class MetaFusion:
         return torch.stack(sums).sum() / len(part[0])
 
     @torch.no_grad()
-    def _best_linear(self, old, new, alphas: Sequence[float]) -> tuple[float, list[float]]:
+    def _best_linear(self, old: Part, new: Part, alphas: Sequence[float]) -> tuple[float, list[float]]:
         losses = []
         for alpha in alphas:
             of_old, of_new = self._losses(linear(self.slow, self.fast, alpha, self.keep_fast), old, new)
             losses.append((self.options.old_weight * of_old + of_new).item())
-        smallest = min(filter(math.isfinite, losses), default=None)
-        _require_finite(smallest)
+        smallest = _require_finite(min(filter(math.isfinite, losses), default=None))
         return alphas[losses.index(smallest)], losses
 
-    def _learn(self, raw, groups, train, held) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
+    def _learn(
+        self, raw: Mapping[str, Tensor], groups: Mapping[str, list[str]], train: tuple[Part, Part],
+        held: tuple[Part, Part],
+    ) -> tuple[dict[str, Tensor], list[dict[str, float]]]:  # fmt: skip
         """Steps on random batches; the gates with the smallest held-out loss."""
-        options, history = self.options, []
+        options = self.options
+        history: list[dict[str, float]] = []
         every = max(1, options.steps // 10)
-        best, best_loss = None, float("inf")
+        best: dict[str, Tensor] | None = None
+        best_loss = float("inf")
         adam = torch.optim.Adam(raw.values(), options.lr) if options.optimizer == "adam" else None
 
-        def losses(batch) -> tuple[Tensor, Tensor]:
+        def losses(batch: tuple[Part, Part]) -> tuple[Tensor, Tensor]:
             of_old, of_new = self._losses(self._state(groups, _open(raw)), *batch)
             return options.old_weight * of_old, of_new
 
-        def in_turn(batch) -> Iterator[Tensor]:
+        def in_turn(batch: tuple[Part, Part]) -> Iterator[Tensor]:
             """Both losses one after the other, each of the gates as they are then."""
             yield options.old_weight * self._old_loss(self._state(groups, _open(raw)), batch[0])
             yield self._new_loss(self._state(groups, _open(raw)), batch[1])
@@ -197,12 +212,13 @@ class MetaFusion:
                     _adam_step(losses(batch), adam) if adam else _reptile_step(raw, in_turn(batch), options.lr)
                 )
                 history.append(entry)
+        assert best is not None  # measured before the first step
         return best, history
 
-    def _batches(self, old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]) -> Iterator[tuple]:
+    def _batches(self, old: Part, new: Part) -> Iterator[tuple[Part, Part]]:
         generator = torch.Generator().manual_seed(self.seed)
 
-        def drawn(part: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        def drawn(part: Part) -> Part:
             chosen = torch.randperm(len(part[0]), generator=generator)[: self.options.batch].to(part[0].device)
             return part[0][chosen], part[1][chosen]
 
@@ -215,12 +231,13 @@ def _open(raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {gate: value.sigmoid() for gate, value in raw.items()}
 
 
-def _require_finite(loss: float | None) -> None:
+def _require_finite(loss: float | None) -> float:
     if loss is None:
         raise InputError(
             "The loss of the fusion is not a finite number, so slow model, fast model or dreams hold such values; give "
             "a smaller --train.later-lr or --options.dream.lr."
         )
+    return loss
 
 
 def _adam_step(losses: tuple[Tensor, Tensor], optimizer: torch.optim.Optimizer) -> tuple[float, float]:
@@ -240,9 +257,10 @@ def _reptile_step(raw: Mapping[str, Tensor], losses: Iterator[Tensor], lr: float
         with torch.no_grad():
             for value, gradient in zip(raw.values(), gradients, strict=True):
                 if gradient is not None:
-                    value -= lr * gradient
+                    value.sub_(lr * gradient)
         values.append(loss.item())
     with torch.no_grad():
         for gate, value in raw.items():
             value.copy_(start[gate] + MIX * (value - start[gate]))
-    return tuple(values)
+    of_old, of_new = values
+    return of_old, of_new

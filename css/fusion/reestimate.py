@@ -23,7 +23,8 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> None:
     layers = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     moments = {layer: _RunningMoments() for layer in layers}
 
-    def measure(layer: nn.Module, inputs: tuple[Tensor]) -> None:
+    def measure(layer: _BatchNorm, inputs: tuple[Tensor]) -> None:
+        assert layer.running_mean is not None and layer.running_var is not None
         moments[layer].update(inputs[0])
         layer.running_mean.copy_(moments[layer].mean)
         layer.running_var.copy_(moments[layer].deviation / moments[layer].count)  # biased, as batches are normalised
@@ -37,15 +38,16 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> None:
         for hook in hooks:
             hook.remove()
     for layer, found in moments.items():
-        if found.count > 1:
+        if found.count > 1 and layer.running_var is not None:
             layer.running_var.copy_(found.deviation / (found.count - 1))
 
 
 class _RunningMoments:
     """Mean and squared deviation per channel of all values so far, in float64 (Chan's parallel update)."""
 
-    def __init__(self):
-        self.count, self.mean, self.deviation = 0, 0.0, 0.0
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean = self.deviation = torch.zeros((), dtype=torch.float64)
 
     def update(self, x: Tensor) -> None:
         values = x.detach().transpose(0, 1).flatten(1).double()

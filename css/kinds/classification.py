@@ -1,6 +1,7 @@
 """Task-incremental classification: a label per image, a head per task, no background."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -47,7 +48,8 @@ class Classification(Kind):
 
     def build(self, config: RunConfig, groups: list[list[int]], pretrained: bool = True) -> Segmenter:
         """A network with a head for every group."""
-        return Classifier(config.model.encoder, groups, *PIXELS.get(config.dataset, IMAGENET))
+        network = Classifier(config.model.encoder, groups, *PIXELS.get(config.dataset, IMAGENET))
+        return cast("Segmenter", network)  # whose face it has
 
     def train_view(self, crop: int) -> Transform:
         """A shifted and perhaps mirrored copy of the image."""
@@ -59,7 +61,7 @@ class Classification(Kind):
 
     def answers(self, model: Segmenter, logits: Tensor, labels: Tensor) -> Tensor:
         """The best channel of the head that the label belongs to: the task is told in testing."""
-        head = model.head_of().to(logits.device)
+        head = cast("Classifier", model).head_of().to(logits.device)
         other = head[None, :, None, None] != head[labels.long()][:, None]
         return logits.masked_fill(other, -torch.inf).argmax(1)
 

@@ -1,14 +1,15 @@
 """The contract of a method."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from css.config.settings import NoOptions, RunConfig
+from css.config.settings import ClassifierFeatures, NoOptions, RunConfig
 from css.losses import cross_entropy
+from css.model.output import Output
 from css.model.segmenter import Segmenter
 from css.training.trainer import Losses, Trainer
 from tasks import Task
@@ -25,13 +26,13 @@ class Method:
     # The default Options within a wrapper, by its name, if they are to differ there.
     options_within: ClassVar[Mapping[str, Any]] = {}
     joint: ClassVar[bool] = False  # learn all classes in one single task
-    classifier_features: str = "decoder"  # what --model.classifier-features auto means: or "hypercolumn"
+    classifier_features: ClassifierFeatures = "decoder"  # what --model.classifier-features auto means: or "hypercolumn"
     segmentation_only: bool = False  # needs a background class, or logits that are no log-probabilities
     summary: ClassVar[str] = ""  # one line for `css list`
 
     flag: str = "--options"  # what the options stand below on the command line: --options.base within a wrapper
 
-    def __init__(self, options: Any = None):
+    def __init__(self, options: Any = None) -> None:
         self.options = self.Options() if options is None else options
 
     def check(self, config: RunConfig) -> None:
@@ -80,5 +81,8 @@ class Method:
         """Writes what else belongs into the folder of the task that has just ended, for example pictures."""
 
 
-def plain_losses(forward: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+def plain_losses(
+    forward: Callable[[torch.Tensor], Output], images: torch.Tensor, labels: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Cross-entropy alone, as "ce": images (B, 3, H, W) normalised, labels (B, H, W) channels or 255."""
     return {"ce": cross_entropy(forward(images).logits, labels)}

@@ -46,7 +46,8 @@ def options_type(name: str) -> Any:
     base, wrapper = divided(name)
     if wrapper is None:
         return method_class(base).Options
-    return wrapper_class(wrapper, name).Options[options_type(base)]
+    generic: Any = wrapper_class(wrapper, name).Options
+    return generic[options_type(base)]
 
 
 def method_class(name: str) -> type[Method]:

@@ -30,7 +30,7 @@ class Wrapper(Method):
     suffix: ClassVar[str]  # as in BASE+suffix
     losses_alone: ClassVar[bool] = True  # the base must learn every task by its losses alone
 
-    def __init__(self, options: Any, base: Method):
+    def __init__(self, options: Any, base: Method) -> None:
         super().__init__(options)
         self.require_base(base)
         self.base = base

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch import nn
@@ -11,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from css.config.settings import BatchNormMode
 
 
-class _Grouped:
+class _Grouped(nn.BatchNorm2d):
     """Batch statistics over each `group` consecutive images instead of over the whole batch. Input (B, C, H, W).
 
     In training, one process with B images and groups of B / w normalises exactly as w processes with B / w images
@@ -38,8 +39,8 @@ def group_batch_norm(model: nn.Module, group: int) -> None:
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             if not isinstance(module, _Grouped):
-                module.__class__ = _grouped(type(module))
-            module.group = group
+                module.__class__ = _grouped(type(module))  # type: ignore[arg-type]  # classes do have a hash
+            cast("_Grouped", module).group = group
 
 
 @functools.cache
@@ -50,8 +51,11 @@ def _grouped(batch_norm: type[nn.BatchNorm2d]) -> type[nn.BatchNorm2d]:
 
 @contextlib.contextmanager
 def hold(model: nn.Module, mode: BatchNormMode) -> Iterator[None]:
-    """Inside the block BatchNorm trains as usual ("train"), normalises with its running statistics, which stay as they
-    are ("freeze-stats"), or keeps its weight and bias, too ("freeze")."""
+    """Inside the block BatchNorm works in this mode.
+
+    It trains as usual ("train"), normalises with its running statistics, which stay as they are ("freeze-stats"), or
+    keeps its weight and bias, too ("freeze").
+    """
     layers = [] if mode == "train" else [layer for layer in model.modules() if isinstance(layer, _BatchNorm)]
     held = [p for layer in layers for p in layer.parameters() if mode == "freeze" and p.requires_grad]
     for layer in layers:

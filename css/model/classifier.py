@@ -1,6 +1,7 @@
 """The network of a classification stream: a pre-activation ResNet-18 for small images, with a head for every task."""
 
 import copy
+import itertools
 import re
 from collections.abc import Sequence
 
@@ -14,8 +15,9 @@ from tasks.errors import InputError
 
 
 class Classifier(nn.Module):
-    """Multi-head (task-incremental) classifier with the face of `css.model.Segmenter`: an image label is a label map of
-    one pixel, so logits are (B, C, 1, 1).
+    """Multi-head (task-incremental) classifier with the face of `css.model.Segmenter`.
+
+    An image label is a label map of one pixel, so logits are (B, C, 1, 1).
 
     The logits are the log-probabilities of each head by itself. A soft-max over all channels is then that of every head
     divided by the number of heads: cross-entropy is that of the label's own head plus a constant (the logarithm of the
@@ -25,7 +27,12 @@ class Classifier(nn.Module):
     raw ids; `grow` adds the heads of its classes and freezes the older ones (no image of theirs comes again).
     """
 
-    def __init__(self, encoder: str, groups: Sequence[Sequence[int]], mean: Sequence[float], std: Sequence[float]):
+    pixel_mean: torch.Tensor
+    pixel_std: torch.Tensor
+
+    def __init__(
+        self, encoder: str, groups: Sequence[Sequence[int]], mean: Sequence[float], std: Sequence[float]
+    ) -> None:
         super().__init__()
         self.encoder = PreActResNet18(width_of(encoder))
         self.groups = [list(group) for group in groups]
@@ -71,17 +78,20 @@ class Classifier(nn.Module):
 
 
 class PreActResNet18(nn.Module):
-    """ResNet-18 with BatchNorm and ReLU before each convolution (He et al., ECCV 2016), first convolution 3x3 at stride
-    1 and no pooling: output stride 8. 11.2 million parameters at width 64, as in Adam-NSCL."""
+    """ResNet-18 with BatchNorm and ReLU before each convolution (He et al., ECCV 2016).
 
-    def __init__(self, width: int = 64):
+    The first convolution is 3x3 at stride 1 and there is no pooling: output stride 8. 11.2 million parameters at width
+    64, as in Adam-NSCL.
+    """
+
+    def __init__(self, width: int = 64) -> None:
         super().__init__()
         self.features = 8 * width
         self.stem = nn.Conv2d(3, width, 3, padding=1, bias=False)
         channels = [width, width, 2 * width, 4 * width, 8 * width]
         self.stages = nn.ModuleList(
             nn.Sequential(_Block(before, after, 1 if stage == 0 else 2), _Block(after, after, 1))
-            for stage, (before, after) in enumerate(zip(channels, channels[1:], strict=False))
+            for stage, (before, after) in enumerate(itertools.pairwise(channels))
         )
         self.last = nn.Sequential(nn.BatchNorm2d(self.features), nn.ReLU())
         for module in self.modules():
@@ -89,7 +99,7 @@ class PreActResNet18(nn.Module):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The sum at the end of every stage."""
+        """The sum at the end of every stage: (B, 1, 2, 4, 8 times the width, h, w), h = H at first, then half each."""
         x, sums = self.stem(images), []
         for stage in self.stages:
             x = stage(x)
@@ -100,7 +110,7 @@ class PreActResNet18(nn.Module):
 class _Block(nn.Module):
     """x + conv(relu(bn(conv(relu(bn(x)))))); where the shape changes, a 1x1 convolution of relu(bn(x)) instead of x."""
 
-    def __init__(self, before: int, after: int, stride: int):
+    def __init__(self, before: int, after: int, stride: int) -> None:
         super().__init__()
         self.bn1, self.bn2 = nn.BatchNorm2d(before), nn.BatchNorm2d(after)
         self.conv1 = nn.Conv2d(before, after, 3, stride, padding=1, bias=False)

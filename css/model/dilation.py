@@ -15,13 +15,14 @@ class SparseTapConv2d(nn.Conv2d):
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The convolution of (B, C, H, W), by its centre alone where that is all that meets the map."""
         if min(self.dilation) < max(x.shape[2:]):
             return super().forward(x)
         return F.conv2d(x, self.weight[:, :, 1:2, 1:2], self.bias, groups=self.groups)
 
 
 def skip_taps_in_padding(model: nn.Module) -> None:
-    """Applies this to every dilated 3x3 convolution with "same" padding, in place; parameters are kept."""
+    """Makes every dilated 3x3 convolution with "same" padding a SparseTapConv2d, in place; parameters are kept."""
     for module in model.modules():
         if (
             isinstance(module, nn.Conv2d)

@@ -19,7 +19,7 @@ class Hypercolumn(nn.Module):
     mean: Tensor  # (D,), of x / scale
     directions: Tensor  # (D, k), orthonormal columns
 
-    def __init__(self, scale: Tensor, mean: Tensor, directions: Tensor):
+    def __init__(self, scale: Tensor, mean: Tensor, directions: Tensor) -> None:
         super().__init__()
         for name, value in {"scale": scale, "mean": mean, "directions": directions}.items():
             self.register_buffer(name, value.float())
@@ -32,6 +32,7 @@ class Hypercolumn(nn.Module):
 
     @property
     def width(self) -> int:
+        """Numbers per place, k."""
         return self.directions.shape[1]
 
     def forward(self, stages: Sequence[Tensor]) -> Tensor:
@@ -43,8 +44,8 @@ class Hypercolumn(nn.Module):
 
 def columns(stages: Sequence[Tensor]) -> Tensor:
     """Float32 (B, D, h, w), D channels of all stages: each pooled (mean) to the size of the last one."""
-    size = stages[-1].shape[-2:]
-    return torch.cat([F.adaptive_avg_pool2d(stage.float(), size) for stage in stages], dim=1)
+    height, width = stages[-1].shape[-2:]
+    return torch.cat([F.adaptive_avg_pool2d(stage.float(), (height, width)) for stage in stages], dim=1)
 
 
 def fit_directions(moments: Tensor, widths: Sequence[int], first: Tensor, number: int) -> Hypercolumn:

@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
@@ -30,12 +30,16 @@ class Segmenter(nn.Module):
     the losses and the evaluator. `encoder_weights`: "none", "imagenet" (smp's hub) or a file.
     """
 
-    def __init__(self, encoder: str, encoder_weights: str | Path = "none"):
+    pixel_mean: torch.Tensor
+    pixel_std: torch.Tensor
+
+    def __init__(self, encoder: str, encoder_weights: str | Path = "none") -> None:
         super().__init__()
         self.encoder = _build_encoder(encoder)
         self.decoder = DeepLabV3Decoder(
-            self.encoder.out_channels[-1], FEATURES, atrous_rates=(6, 12, 18), aspp_separable=False, aspp_dropout=0.0
-        )
+            cast("Sequence[int]", self.encoder.out_channels)[-1], FEATURES,
+            atrous_rates=(6, 12, 18), aspp_separable=False, aspp_dropout=0.0,
+        )  # fmt: skip
         initialize_decoder(self.decoder)  # smp's own DeepLabV3 leaves PyTorch's default here
         skip_taps_in_padding(self.decoder)
         self.hypercolumn: Hypercolumn | None = None  # else what the classifiers see, in place of the decoder's features
@@ -49,6 +53,7 @@ class Segmenter(nn.Module):
         self._tapped = _remember_last_activations(self.encoder) if isinstance(self.encoder, ResNetEncoder) else []
 
     def forward(self, images: torch.Tensor) -> Output:
+        """Output of (B, 3, H, W): logits (B, C, h, w) and features (B, D, h, w) at a sixteenth of the size."""
         *stages, features = self._stages(images)
         taps = tuple(activation.__dict__.pop("last_input") for activation in self._tapped) or tuple(stages)
         if self.hypercolumn is None:
@@ -72,7 +77,7 @@ class Segmenter(nn.Module):
     @property
     def column_widths(self) -> list[int]:
         """Channels of what `column` returns."""
-        return [*self.encoder.out_channels[-3:], FEATURES]
+        return [*cast("Sequence[int]", self.encoder.out_channels)[-3:], FEATURES]
 
     @property
     def lowest(self) -> float:
@@ -98,11 +103,12 @@ class Segmenter(nn.Module):
             raise ValueError(f"classes {sorted(repeated)} have a classifier already")
         if init not in ("balanced", "random"):
             raise ValueError(f"init is 'balanced' or 'random', not {init!r}")
-        width = self.classifiers[0].in_channels if self.classifiers else FEATURES
+        width = cast("nn.Conv2d", self.classifiers[0]).in_channels if self.classifiers else FEATURES
         classifier = nn.Conv2d(width, len(new_classes), 1).to(self.pixel_mean.device)
         initialize_head(classifier)
         if self.classifiers and init == "balanced":
-            background = self.classifiers[0]
+            background = cast("nn.Conv2d", self.classifiers[0])
+            assert background.bias is not None and classifier.bias is not None
             with torch.no_grad():
                 background.bias[0] -= math.log(len(new_classes) + 1)
                 classifier.weight.copy_(background.weight[:1].expand_as(classifier.weight))
@@ -113,9 +119,9 @@ class Segmenter(nn.Module):
     def see(self, hypercolumn: Hypercolumn) -> None:
         """From now on the classifiers see hypercolumns: new ones, which must still be set."""
         self.hypercolumn = hypercolumn.to(self.pixel_mean.device)
-        sizes = [classifier.out_channels for classifier in self.classifiers]
+        sizes = [cast("nn.Conv2d", classifier).out_channels for classifier in self.classifiers]
         self.classifiers = nn.ModuleList(nn.Conv2d(hypercolumn.width, size, 1) for size in sizes)
-        self.classifiers.to(self.pixel_mean.device, memory_format=torch.channels_last)
+        self.classifiers.to(self.pixel_mean.device).to(memory_format=torch.channels_last)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As of every network; one that sees the decoder's features sees hypercolumns if the state does."""

@@ -1,11 +1,14 @@
 """States of networks: copies, classifiers as one matrix, evaluation mode for a while."""
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from css.model.segmenter import Segmenter
+
+State = Mapping[str, Tensor]
 
 
 def snapshot(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -14,31 +17,40 @@ def snapshot(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def load_state(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
-    """load_state_dict for use within an autocast block, which would go on with the casts of the weights it has seen."""
+    """`load_state_dict` within an autocast block, which would go on with the casts of the weights it has seen."""
     model.load_state_dict(state)
     torch.clear_autocast_cache()
 
 
 def classifier_parameters(model: Segmenter) -> tuple[torch.Tensor, torch.Tensor]:
     """Weight (channels, D) and bias (channels,) of the classifiers of all tasks, as of one linear layer, on CPU."""
-    weight = torch.cat([classifier.weight for classifier in model.classifiers]).flatten(1)
-    bias = torch.cat([classifier.bias for classifier in model.classifiers])
+    weight = torch.cat([classifier.weight for classifier in _classifiers(model)]).flatten(1)
+    bias = torch.cat([_bias(classifier) for classifier in _classifiers(model)])
     return weight.detach().cpu(), bias.detach().cpu()
 
 
 @torch.no_grad()
 def set_classifiers(model: Segmenter, weight: torch.Tensor, bias: torch.Tensor) -> None:
     """Gives the classifiers what `classifier_parameters` returns."""
-    sizes = [classifier.out_channels for classifier in model.classifiers]
-    for classifier, rows, offsets in zip(model.classifiers, weight.split(sizes), bias.split(sizes), strict=True):
+    sizes = [classifier.out_channels for classifier in _classifiers(model)]
+    for classifier, rows, offsets in zip(_classifiers(model), weight.split(sizes), bias.split(sizes), strict=True):
         classifier.weight.copy_(rows[:, :, None, None])
-        classifier.bias.copy_(offsets)
+        _bias(classifier).copy_(offsets)
+
+
+def _classifiers(model: Segmenter) -> list[nn.Conv2d]:
+    return [cast("nn.Conv2d", classifier) for classifier in model.classifiers]
+
+
+def _bias(classifier: nn.Conv2d) -> Tensor:
+    assert classifier.bias is not None
+    return classifier.bias
 
 
 class evaluating:
     """Evaluation mode inside the block; every module's own mode after it."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module) -> None:
         self.model = model
 
     def __enter__(self) -> None:
@@ -48,8 +60,3 @@ class evaluating:
     def __exit__(self, *_: object) -> None:
         for module, mode in self.modes:
             module.training = mode
-
-
-State = Mapping[str, Tensor]
-
-State = Mapping[str, Tensor]

@@ -15,11 +15,12 @@ class Gram:
 
     delta = missing = 0.0  # an exact matrix underestimates nothing
 
-    def __init__(self, matrix: Tensor):
+    def __init__(self, matrix: Tensor) -> None:
         self.matrix = matrix
 
     @classmethod
     def empty(cls, width: int, like: Tensor) -> "Gram":
+        """Of no rows, on the device of `like`, in its float64 or else in float32."""
         return cls(torch.zeros(width, width, dtype=_precise(like.dtype), device=like.device))
 
     def update(self, rows: Tensor) -> None:
@@ -28,9 +29,11 @@ class Gram:
         self.matrix.addmm_(rows.T, rows)
 
     def merge(self, other: "Gram", scale: float = 1.0) -> None:
+        """Adds `scale` times another one of the same width."""
         self.matrix += scale * other.matrix.to(self.matrix)
 
     def trace(self) -> float:
+        """Of M, summed in float64."""
         return self.matrix.diagonal().double().sum().item()
 
     def eigen(self) -> tuple[Tensor, Tensor]:
@@ -38,17 +41,21 @@ class Gram:
         return _eigh(self.matrix.double())
 
     def tensors(self) -> dict[str, Tensor]:
+        """M as "matrix"."""
         return {"matrix": self.matrix}
 
     def emptied(self) -> "Gram":
+        """Of no rows, otherwise as this one."""
         return Gram(torch.zeros_like(self.matrix))
 
     @property
     def width(self) -> int:
+        """Columns of the rows that are added."""
         return self.matrix.shape[1]
 
     @property
     def bytes(self) -> int:
+        """Memory of M."""
         return self.matrix.numel() * self.matrix.element_size()
 
 
@@ -61,12 +68,13 @@ class Sketch:
     decomposition of the full buffer, most of the work, is rarely needed then.
     """
 
-    def __init__(self, rows: Tensor, size: int, delta: float = 0.0, missing: float = 0.0):
+    def __init__(self, rows: Tensor, size: int, delta: float = 0.0, missing: float = 0.0) -> None:
         self.size, self.delta, self.missing = size, delta, missing
         self._parts = [rows]
 
     @classmethod
     def empty(cls, width: int, size: int, like: Tensor) -> "Sketch":
+        """Of no rows, on the device of `like`, in its float64 or else in float32."""
         return cls(torch.zeros(0, width, dtype=_precise(like.dtype), device=like.device), size)
 
     @property
@@ -108,17 +116,21 @@ class Sketch:
         return values, rows.T @ (left / values.sqrt())
 
     def tensors(self) -> dict[str, Tensor]:
+        """B as "rows", and float64 (2,) "lost": delta and missing."""
         return {"rows": self.rows, "lost": torch.tensor([self.delta, self.missing], dtype=torch.float64)}
 
     def emptied(self) -> "Sketch":
+        """Of no rows, otherwise as this one."""
         return Sketch(self._parts[0][:0].clone(), self.size)
 
     @property
     def width(self) -> int:
+        """Columns of the rows that are added."""
         return self._parts[0].shape[1]
 
     @property
     def bytes(self) -> int:
+        """Memory of what is collected at the moment."""
         return sum(part.numel() * part.element_size() for part in self._parts)
 
     @property
@@ -162,6 +174,7 @@ def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def make_gram(width: int, exact_up_to: int, sketch_rows: int, like: Tensor) -> Gram | Sketch:
+    """An empty sum of G G^T: exact up to a width of `exact_up_to`, else a sketch of `sketch_rows` rows."""
     return Gram.empty(width, like) if width <= exact_up_to else Sketch.empty(width, sketch_rows, like)
 
 

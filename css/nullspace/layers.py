@@ -15,6 +15,7 @@ def layers_of(model: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
 
 
 def groups_of(layer: nn.Conv2d | nn.Linear) -> int:
+    """Groups of a convolution; 1 for a linear layer."""
     return layer.groups if isinstance(layer, nn.Conv2d) else 1
 
 

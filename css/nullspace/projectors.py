@@ -26,7 +26,7 @@ class Rule:
     have lost as free; where that alone is too much, all its directions are protected."""
     value: float = 0.05
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         upper = 1.0 if self.kind in ("energy", "relative", "fraction") else float("inf")
         if not 0 <= self.value <= upper:
             raise InputError(
@@ -77,6 +77,7 @@ class Projector:
 
     @property
     def is_identity(self) -> bool:
+        """Whether nothing is protected, in any group."""
         return not any(self.protected)
 
     def __call__(self, rows: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from tasks import InputError
 from tasks.source import VOID
 
 Group = Literal["set", "class", "batch", "sample"]
-Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
+Loss = Callable[[Any, Tensor, Tensor], Tensor]  # of the network, images and labels: a scalar
 POSITIONS = 4096  # rows of features per batch and layer; more are drawn from at random, in fixed order
 
 
@@ -27,7 +27,7 @@ class GradientStatistics:
     padding, dilation and groups. With G = X (`collect_features`) it is the null space of the features (Adam-NSCL).
     """
 
-    def __init__(self, exact_up_to: int = EXACT_UP_TO, sketch_rows: int = SKETCH_ROWS):
+    def __init__(self, exact_up_to: int = EXACT_UP_TO, sketch_rows: int = SKETCH_ROWS) -> None:
         self.exact_up_to, self.sketch_rows = exact_up_to, sketch_rows
         self.grams: dict[str, list[Gram | Sketch]] = {}  # one for each group of a grouped convolution
         self.counts: dict[str, int] = {}  # how many G were added
@@ -67,8 +67,10 @@ class GradientStatistics:
                 hook.remove()
 
     def add(self, other: "GradientStatistics", normalise: bool = True) -> None:
-        """Adds those of a further task. `normalise`: each M is divided by its trace first, because the scale of the
-        gradients differs between tasks."""
+        """Adds those of a further task.
+
+        `normalise`: each M is divided by its trace first, because the scale of the gradients differs between tasks.
+        """
         for name, grams in other.grams.items():
             trace = sum(gram.trace() for gram in grams)
             scale = 1 / trace if normalise and trace > 0 else 1.0
@@ -76,7 +78,7 @@ class GradientStatistics:
                 self.grams[name] = [gram.emptied() for gram in grams]
                 self.counts[name], self.channels[name] = 0, other.channels[name]
             for mine, theirs in zip(self.grams[name], grams, strict=True):
-                mine.merge(theirs, scale)
+                mine.merge(cast("Any", theirs), scale)  # of the same kind
             self.counts[name] += 1 if normalise else other.counts[name]
 
     def merge(self, other: "GradientStatistics") -> None:
@@ -130,6 +132,7 @@ class GradientStatistics:
 
     @property
     def bytes(self) -> int:
+        """Memory of all layers together."""
         return sum(gram.bytes for grams in self.grams.values() for gram in grams)
 
     def _update(self, name: str, rows: Tensor, channels: int) -> None:
@@ -156,7 +159,7 @@ class GradientStatistics:
         return rows
 
     def _feature_hook(self, name: str) -> Callable:
-        def remember(layer: nn.Module, inputs: tuple[Tensor]) -> None:
+        def remember(layer: nn.Conv2d | nn.Linear, inputs: tuple[Tensor]) -> None:
             rows = input_rows(layer, inputs[0].detach())
             if rows.shape[1] > POSITIONS:  # an unbiased sample, of every batch another one; a restart draws the same
                 seed = self.counts.get(name, 0)

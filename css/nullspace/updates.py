@@ -9,7 +9,7 @@ from css.nullspace.layers import layers_of, rows_of, split_rows
 from css.nullspace.projectors import Projector
 from tasks import InputError
 
-Projected = tuple[nn.Parameter, nn.Parameter | None, Projector]
+Projected = tuple[Tensor, Tensor | None, Projector]  # weight, bias
 
 
 def for_parameters(model: nn.Module, projectors: Mapping[str, Projector]) -> list[Projected]:
@@ -39,7 +39,7 @@ class project_updates:
     step to step. A layer without gradient in a step is left alone. `remove()` ends it.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, projected: Iterable[Projected]):
+    def __init__(self, optimizer: torch.optim.Optimizer, projected: Iterable[Projected]) -> None:
         self._layers = [_Layer(*of_layer) for of_layer in projected]
         self._hooks = [
             optimizer.register_step_pre_hook(self._before_step),
@@ -47,6 +47,7 @@ class project_updates:
         ]
 
     def remove(self) -> None:
+        """From now on steps are the optimiser's own again."""
         for hook in self._hooks:
             hook.remove()
 
@@ -74,12 +75,12 @@ def project_total(start: Mapping[str, Tensor], model: nn.Module, projectors: Map
     for weight, bias, project in for_parameters(model, projectors):
         if project.damping is None:
             name, groups = names[id(weight)], len(project.basis)
-            old, old_bias = start[name], None if bias is None else start[f"{name.removesuffix('weight')}bias"]
-            update = rows_of(weight - old, None if bias is None else bias - old_bias, groups)
-            update, update_of_bias = split_rows(project(update), weight, bias)
-            weight.copy_(old + update)
-            if bias is not None:
-                bias.copy_(old_bias + update_of_bias)
+            name_of_bias = f"{name.removesuffix('weight')}bias"
+            rows = rows_of(weight - start[name], None if bias is None else bias - start[name_of_bias], groups)
+            update, update_of_bias = split_rows(project(rows), weight, bias)
+            weight.copy_(start[name] + update)
+            if bias is not None and update_of_bias is not None:
+                bias.copy_(start[name_of_bias] + update_of_bias)
 
 
 class _Layer:
@@ -88,7 +89,7 @@ class _Layer:
     The basis is brought into that order once, so that a step copies nothing.
     """
 
-    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None, projector: Projector):
+    def __init__(self, weight: Tensor, bias: Tensor | None, projector: Projector) -> None:
         self.weight, self.bias = weight, bias
         self.holds_free, self.damping = projector.holds_free, projector.damping
         self.channels_last = weight.dim() == 4 and not weight.is_contiguous()  # if it is neither, views of it fail
@@ -109,7 +110,7 @@ class _Layer:
         away = self._coordinates(rows, column) - self.anchors
         if self.damping is not None:
             away *= self.damping
-        if self.holds_free:
+        if self.start is not None:
             torch.baddbmm(self.start[0], away, self.kernel.mT, out=rows)
             column.copy_(self.start[1] + away @ self.of_bias.mT)
         else:

@@ -24,7 +24,8 @@ def _has_results(cell: Cell) -> bool:
 
 def require_agreement(cells: Iterable[Cell]) -> None:
     """Raises InputError if a run folder, finished or not, was made with other settings than the recipe's, or if two
-    were made with different data or in different precisions (which a recipe may leave to the machine)."""
+    were made with different data or in different precisions (which a recipe may leave to the machine).
+    """
     first: tuple[Path, dict[str, Any]] | None = None
     for cell in cells:
         folder = cell.config.folder

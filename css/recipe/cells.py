@@ -23,6 +23,7 @@ class Cell:
 
     @property
     def name(self) -> str:
+        """That of its run folder."""
         return self.config.folder.name
 
     @property
@@ -32,6 +33,7 @@ class Cell:
 
     @property
     def joint(self) -> bool:
+        """Whether it learns all classes in one task."""
         return make_method(self.config.method, self.config.options).joint
 
 
@@ -70,5 +72,5 @@ def _cell(recipe: Recipe, path: Path, protocol: str, seed: int, row: Row, change
     own = {"protocol": protocol, "seed": seed, "options": {**recipe.options.get(row.method, {}), **row.options}}
     config = merge(default, {**recipe.settings, **own, **changes}, str(path))
     label = row.label.replace(":", ".")
-    name = f"{config.dataset}-{protocol}-{config.setting}-{label}-s{seed}"
+    name = f"{config.dataset.replace(':', '.')}-{protocol}-{config.setting}-{label}-s{seed}"
     return Cell(row.label, dataclasses.replace(config, name=name))

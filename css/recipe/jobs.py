@@ -109,12 +109,15 @@ class Pool:
     With GPUs, job k has GPU k (modulo their number) to itself.
     """
 
-    def __init__(self, todo: Sequence[Cell], cells: Sequence[Cell], jobs: int, command: Callable[[Cell], list[str]]):
+    def __init__(
+        self, todo: Sequence[Cell], cells: Sequence[Cell], jobs: int, command: Callable[[Cell], list[str]]
+    ) -> None:
         self.waiting, self.cells, self.jobs, self.command = list(todo), cells, jobs, command
         self.running: dict[int, tuple[Cell, subprocess.Popen]] = {}  # by number of the job
         self.failures: Failures = {}
 
     def run(self) -> Failures:
+        """Runs all cells; returns the ones that failed."""
         try:
             with tqdm(total=len(self.waiting), unit="cell") as bar:
                 while self.waiting or self.running:
@@ -146,7 +149,8 @@ class Pool:
             return subprocess.Popen(
                 [sys.executable, PROGRAM, *self.command(cell)],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-                env=os.environ | _environment(job, self.jobs), preexec_fn=die_with_parent,
+                env=os.environ | _environment(job, self.jobs),
+                preexec_fn=die_with_parent,  # noqa: PLW1509  # one system call, which takes no lock
             )  # fmt: skip
 
     def _collect(self) -> int:

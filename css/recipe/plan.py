@@ -5,20 +5,23 @@ from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from css.config.files import read_yaml
 from css.report.choice import scores_of
 from tasks import InputError
 
-_STRICT = {"extra": "forbid", "coerce_numbers_to_str": True}
+_STRICT = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
 
 
 @dataclass(config=_STRICT)
 class Row:
-    """A method with its options. An ablation is a row of its own name; an option that depends on the protocol is
-    several rows of one name with protocols of their own."""
+    """A method with its options.
+
+    An ablation is a row of its own name; an option that depends on the protocol is several rows of one name with
+    protocols of their own.
+    """
 
     method: str
     name: str = ""  # default: the method
@@ -27,6 +30,7 @@ class Row:
 
     @property
     def label(self) -> str:
+        """What the table calls it."""
         return self.name or self.method
 
 
@@ -54,7 +58,10 @@ class Recipe:
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Raises InputError for an unknown key, a value of a wrong type, and for what is named but not used."""
+    """A recipe from its YAML file.
+
+    Raises InputError for an unknown key, a value of a wrong type, and for what is named but not used.
+    """
     try:
         recipe = TypeAdapter(Recipe).validate_python(read_yaml(path))
     except ValidationError as error:

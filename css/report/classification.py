@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from css.report.record import Fraction, Record, Scored
@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 
 
 def accuracies(task: "Task", confusion: "ConfusionMatrix", groups: list[list[int]]) -> dict:
-    """Numbers of one task: `accuracy` of every task of the protocol (`groups`) that is learnt, over its test images;
-    `class_accuracy` in the order of the channels. The confusion matrix holds answers within the task of the image."""
+    """Numbers of one task, as result.json holds them.
+
+    `accuracy` of every task of the protocol (`groups`) that is learnt, over its test images; `class_accuracy` in the
+    order of the channels. The confusion matrix holds answers within the task of the image.
+    """
     channel = {class_id: place for place, class_id in enumerate(task.seen_classes)}
     matrix = confusion.matrix
     learnt = [[channel[c] for c in group] for group in groups if set(group) <= channel.keys()]
@@ -32,7 +35,7 @@ def accuracies(task: "Task", confusion: "ConfusionMatrix", groups: list[list[int
     }
 
 
-def summarise(matrix: list[list[float]], joint: bool) -> dict[str, float | None]:
+def summarise(matrix: list[list[float]], joint: bool) -> dict[str, Any]:
     """ACC and BWT (Split2MetaFusion, Eq. 11 and 12); joint training has one row of all tasks, and forgets none."""
     acc, bwt = (sum(matrix[0]) / len(matrix[0]), None) if joint else continual_accuracy(matrix)
     return {"acc": acc, "bwt": bwt, "accuracy_matrix": matrix}
@@ -64,7 +67,7 @@ def accuracy_table(results: dict) -> str:
     )
 
 
-@dataclass(config={"strict": True}, kw_only=True)
+@dataclass(config=ConfigDict(strict=True), kw_only=True)
 class AccuracyTask(Scored):
     """One task: accuracy of every task so far, and of every class."""
 
@@ -73,22 +76,26 @@ class AccuracyTask(Scored):
 
     @property
     def per_class(self) -> list[float]:
+        """Accuracy of every class seen so far, in the order of learning."""
         return self.class_accuracy
 
 
-@dataclass(config={"strict": True}, kw_only=True)
+@dataclass(config=ConfigDict(strict=True), kw_only=True)
 class AccuracyRecord(Record):
     """What tables need of the results.json of a classification run."""
 
     tasks: Annotated[list[AccuracyTask], Field(min_length=1)]
 
     def matrix(self) -> list[list[float]]:
+        """Row t: accuracy on the tasks 0 to t after learning task t; joint training has one row of all tasks."""
         return [task.accuracy for task in self.tasks]
 
     def acc(self) -> float:
+        """Mean accuracy of all tasks after the last one (Eq. 11)."""
         return summarise(self.matrix(), self.joint)["acc"]
 
     def bwt(self) -> float | None:
+        """Backward transfer (Eq. 12): mean change of the earlier tasks since each was learnt; None for one task."""
         return summarise(self.matrix(), self.joint)["bwt"]
 
     def learnt(self) -> float:

@@ -22,8 +22,11 @@ _CAPTION = 18  # pixels
 
 def draw_task(home: Path, earlier: list[Path], stream: Stream, task: Task, model: Segmenter, config: RunConfig,
               processes: Processes) -> None:  # fmt: skip
-    """Into the folder `home` of a finished task: test images that stay the same for the whole stream, and what every
-    task so far sees in them. `earlier` are the folders of the tasks before it."""
+    """Pictures of a finished task, into its folder `home`, and the predictions that they are made of.
+
+    They show test images that stay the same for the whole stream, and what every task so far sees in them. `earlier`
+    are the folders of the tasks before it.
+    """
     pictured = chosen_images(stream)
     save_predictions(home / "predictions.safetensors", model, task, pictured, config, processes)
     files = [folder / "predictions.safetensors" for folder in (*earlier, home)]

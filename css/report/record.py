@@ -1,9 +1,10 @@
 """Runs of a table as results.json records them, checked: numbers are taken from nothing else."""
 
+from collections.abc import Sequence
 from dataclasses import field
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -11,7 +12,7 @@ Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _SUMS = ("train", "since_start_or_restart")  # beside the seconds of single stages
 
 
-@dataclass(config={"strict": True}, kw_only=True)
+@dataclass(config=ConfigDict(strict=True), kw_only=True)
 class Scored:
     """One task: ids of its new classes, and what every kind of task has."""
 
@@ -28,18 +29,18 @@ class Scored:
         return sum(stages) if stages else self.seconds.get("train", 0.0)
 
     @property
-    def per_class(self) -> list[float | None]:
+    def per_class(self) -> Sequence[float | None]:
         """A score of every class seen so far, in the order of learning."""
         raise NotImplementedError
 
 
-@dataclass(config={"strict": True}, kw_only=True)
+@dataclass(config=ConfigDict(strict=True), kw_only=True)
 class Record:
     """What tables need of results.json."""
 
     complete: bool
     config: dict[str, Any]
-    tasks: Annotated[list[Scored], Field(min_length=1)]
+    tasks: Annotated[Sequence[Scored], Field(min_length=1)]
     class_names: list[str]
     class_order: list[int]
     protocol_groups: Annotated[list[list[int]], Field(min_length=1)]
@@ -47,6 +48,7 @@ class Record:
 
     @property
     def joint(self) -> bool:
+        """Whether all classes were learnt in one task."""
         return len(self.tasks) < len(self.protocol_groups)
 
     def later_seconds(self) -> float:

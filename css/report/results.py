@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from css.system.files import read_json, write_json
+from css.system.version import TOOLKIT, require_no_newer
 from tasks import InputError
 
 
@@ -14,8 +15,11 @@ def write_results(folder: Path, facts: dict, summary: dict, tasks: list[dict], c
 
 
 def read_results(folder: Path) -> dict:
-    """results.json of a run folder. Raises InputError if it is not there or not ours."""
-    return _read(folder / "results.json", {"tasks", "config", "complete"})
+    """results.json of a run folder. Raises InputError if it is not there, not ours, or a newer version's."""
+    results = _read(folder / "results.json", {"tasks", "config", "complete"})
+    versions = results.get("versions")
+    require_no_newer(folder, versions.get(TOOLKIT, "") if isinstance(versions, dict) else "")
+    return results
 
 
 def read_task_result(home: Path) -> dict:

@@ -3,7 +3,7 @@
 from dataclasses import field
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from css.report.record import Fraction, Record, Scored
@@ -47,7 +47,7 @@ def iou_table(results: dict) -> str:
     )
 
 
-@dataclass(config={"strict": True}, kw_only=True)
+@dataclass(config=ConfigDict(strict=True), kw_only=True)
 class TaskRecord(Scored):
     """IoU of every class seen so far (null without ground truth), in the order of learning."""
 
@@ -56,10 +56,11 @@ class TaskRecord(Scored):
 
     @property
     def per_class(self) -> list[float | None]:
+        """IoU of every class seen so far, in the order of learning; None without ground truth."""
         return self.iou
 
 
-@dataclass(config={"strict": True}, kw_only=True)
+@dataclass(config=ConfigDict(strict=True), kw_only=True)
 class IouRecord(Record):
     """Of a segmentation run."""
 
@@ -78,7 +79,8 @@ class IouRecord(Record):
     def average(self) -> float | None:
         """Mean over tasks, the first included, of the mean IoU over all classes."""
         means = [self.means(task)["all"] for task in range(len(self.tasks))]
-        return None if None in means else average_over_tasks(means)
+        known = [mean for mean in means if mean is not None]
+        return average_over_tasks(known) if len(known) == len(means) else None
 
     def final_iou(self) -> dict[int, float | None]:
         """By class id, after the last task."""
@@ -86,11 +88,12 @@ class IouRecord(Record):
 
     def forgetting(self) -> dict[int, float | None]:
         """By class id: IoU after the task in which the class was learnt minus IoU after the last task."""
-        final, lost = self.final_iou(), {}
+        final = self.final_iou()
+        lost: dict[int, float | None] = {}
         for task in self.tasks:
             for class_id, learnt in zip(task.new_classes, task.iou[-len(task.new_classes) :], strict=True):
-                known = learnt is not None and final[class_id] is not None
-                lost[class_id] = learnt - final[class_id] if known else None
+                left = final[class_id]
+                lost[class_id] = None if learnt is None or left is None else learnt - left
         return lost
 
 

@@ -23,6 +23,7 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def comma_separated(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Comma-separated values, one line for each row, as RFC 4180 but for the line ends."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
     return text.getvalue()

@@ -2,11 +2,12 @@
 
 import importlib.metadata
 import platform
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from css.system.version import commit, version
+from css.system.version import TOOLKIT, commit, version
 
 _PACKAGES = (
     "torch", "torchvision", "segmentation-models-pytorch", "timm", "albumentations", "opencv-python-headless", "numpy",
@@ -23,7 +24,7 @@ def run_facts(config: dict[str, Any], groups: list[list[int]], class_names: list
         "class_names": class_names,
         "data_fingerprint": fingerprint,
         "versions": {
-            "continual-segmentation": " ".join(filter(None, (version(), commit()))),
+            TOOLKIT: " ".join(filter(None, (version(), commit()))),
             "python": platform.python_version(),
             **{name: _version(name) for name in _PACKAGES},
         },
@@ -45,7 +46,7 @@ def _version(package: str) -> str | None:
 def _cpu_model() -> str:
     """As Linux names it; what Python knows elsewhere."""
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
             names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
     except OSError:
         names = []

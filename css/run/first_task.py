@@ -11,16 +11,21 @@ from tasks import InputError, Task
 
 
 def borrowed_first_task(config: RunConfig, task: Task) -> dict[str, torch.Tensor]:
-    """The finished first task of the run --task0 names, if it was learnt from the same data with the same settings."""
-    home = task_folder(config.task0, 0)
+    """The finished first task of the run --task0 names: its network and what its method keeps, by name.
+
+    Raises InputError unless it was learnt from the same data with the same settings.
+    """
+    run = config.task0
+    assert run is not None, "asked for only where there is one"
+    home = task_folder(run, 0)
     if not (home / "result.json").exists():
-        raise InputError(f"--task0 {config.task0} has no finished first task; name the folder of a run that has one.")
+        raise InputError(f"--task0 {run} has no finished first task; name the folder of a run that has one.")
     tensors, facts = load_tensors(home / "model.safetensors")
-    reasons = differences(as_dict(config), read_config(config.task0), first_task_only=True)
+    reasons = differences(as_dict(config), read_config(run), first_task_only=True)
     if facts.get("identity") != identity(task):
         reasons.append("its first task was learnt from other images or classes")
     if config.model.classifier_features == "decoder" and any(name.startswith("model.hypercolumn.") for name in tensors):
         reasons.append("its classifiers see hypercolumns, add --model.classifier-features hypercolumn")
     if reasons:
-        raise InputError(f"--task0 {config.task0} does not fit this run: {'; '.join(reasons)}.")
+        raise InputError(f"--task0 {run} does not fit this run: {'; '.join(reasons)}.")
     return tensors

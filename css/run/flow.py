@@ -82,7 +82,7 @@ def build_model(config: RunConfig, stream: Stream, processes: Processes) -> Segm
     """The network before its first task, the same in every process."""
     torch.manual_seed(config.seed)
     model = kind_of(config.dataset).build(config, stream.groups)
-    return model.to(processes.device, memory_format=torch.channels_last)
+    return model.to(processes.device).to(memory_format=torch.channels_last)
 
 
 def _complete(

@@ -20,10 +20,12 @@ from tasks import InputError, Stream, Task
 
 
 def is_complete(folder: Path) -> bool:
+    """Whether a run has learnt its whole stream."""
     return (folder / "results.json").exists() and read_results(folder)["complete"]
 
 
 def task_folder(folder: Path, index: int) -> Path:
+    """Where a finished task lies in its run's folder."""
     return folder / f"task_{index}"
 
 

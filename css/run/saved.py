@@ -15,6 +15,7 @@ from css.run.presets import from_dict
 from css.run.stream import make_stream
 from css.system.processes import Processes
 from tasks import InputError, Stream
+from tasks.datasets import registry
 
 
 def config_of(run: Path, data_root: Path | None = None) -> RunConfig:
@@ -28,14 +29,16 @@ def config_of(run: Path, data_root: Path | None = None) -> RunConfig:
 
 
 def open_run(run: Path, data_root: Path | None) -> tuple[RunConfig, Stream]:
+    """Settings and stream of a run folder; `data_root` if its data has moved. Raises InputError for other data."""
     config = config_of(run, data_root)
     stream = make_stream(config)
     if stream.source.fingerprint() != read_results(run)["data_fingerprint"]:
-        raise InputError(f"The data at {data_root(config.data_root)} is not what {run} was made with.")
+        raise InputError(f"The data at {registry.data_root(config.data_root)} is not what {run} was made with.")
     return config, stream.joint() if make_method(config.method, config.options).joint else stream
 
 
 def finished_task(run: Path, task: int | None) -> int:
+    """`task`, or the last finished one if it is None. Raises InputError if it is not finished."""
     finished = len(read_results(run)["tasks"])
     if task is None:
         return finished - 1
@@ -45,8 +48,9 @@ def finished_task(run: Path, task: int | None) -> int:
 
 
 def load_model(run: Path, config: RunConfig, index: int, processes: Processes) -> Segmenter:
+    """The network of a run as it was at the end of task `index`."""
     model = kind_of(config.dataset).build(config, read_results(run)["protocol_groups"], pretrained=False)
-    model = model.to(processes.device, memory_format=torch.channels_last)
+    model = model.to(processes.device).to(memory_format=torch.channels_last)
     for earlier in range(index + 1):
         model.grow(read_task_result(task_folder(run, earlier))["new_classes"])
     load_task(task_folder(run, index), model)

@@ -1,6 +1,8 @@
 """Split2MetaFusion (arXiv 2312.07082) around any base method: slow model, fast model, dreams, gated fusion."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -31,11 +33,13 @@ MODELS_FILE = "s2mf.safetensors"  # in the folder of every task after the first:
 
 @dataclass(frozen=True)
 class S2mfOptions(SlowOptions[BaseT]):
-    projector: Literal["none", "nsp", "tpnsp", "all"] = "all"
+    """Those of the slow model, and of the fast model, the dreams and the fusion."""
+
+    projector: Literal["none", "nsp", "tpnsp", "all"] = "all"  # type: ignore[assignment]  # one more than its base
     """Null space in which the slow model is trained: task-preferred (tpnsp: the paper's, Eq. 5-7), of the features
     (nsp), or none: its updates are not projected. all: every direction is protected, so the slow model is the old one
     (as a task finds it: its background has made room for new classes), and the fast model has all epochs (measured
-    best, docs/results.md)."""
+    best, docs/results/)."""
     fusion: Literal["none", "linear", "meta"] = "meta"
     """How slow and fast model become one: one gate per channel (Eq. 10), one coefficient for all (Eq. 14), or not at
     all: the slow model is trained for all epochs and kept."""
@@ -62,13 +66,14 @@ class Split2MetaFusion(SlowModel):
     Options = S2mfOptions
     summary = "old and new model fused channel by channel, on dreams (arXiv 2312.07082)"
 
-    def __init__(self, options: Any, base: Method):
+    def __init__(self, options: Any, base: Method) -> None:
         super().__init__(options, base)
         self.layouts = LayoutStatistics()
         self.alignment = Alignment()
         self.record: dict[str, Tensor] = {}  # of the task that is being learnt, for FILE
 
-    def check(self, config):
+    def check(self, config: RunConfig) -> None:
+        """Raises InputError for options that are out of range or exclude each other."""
         super().check(config)
         options = self.options
         require_values(options, self.flag, {
@@ -84,11 +89,12 @@ class Split2MetaFusion(SlowModel):
             divide_epochs(config.epochs(1), options.fast_share, self.flag)
         if self._slow_is_old and options.fusion == "none":
             raise InputError(
-                f"{self.flag}.projector all lets the slow model learn nothing: give {self.flag}.fusion meta or linear, or "
-                "another projector."
+                f"{self.flag}.projector all lets the slow model learn nothing: give {self.flag}.fusion meta or linear, "
+                "or another projector."
             )
 
-    def check_tasks(self, config, tasks):
+    def check_tasks(self, config: RunConfig, tasks: Iterable[Task]) -> None:
+        """Raises InputError if the dreams cannot show all classes of a task."""
         super().check_tasks(config, tasks)
         kind = kind_of(config.dataset)
         for task in tasks:
@@ -96,7 +102,8 @@ class Split2MetaFusion(SlowModel):
                 for channels in _dreamt(task, kind):
                     kind.require_room(self.options.dream.count, channels)
 
-    def learn(self, task, model, teacher, trainer):
+    def learn(self, task: Task, model: Segmenter, teacher: Segmenter, trainer: Trainer) -> None:
+        """Trains both models, dreams and fuses; without fusion the slow model alone. Then aligns."""
         if self.options.fusion == "none":
             super().learn(task, model, teacher, trainer)
         else:
@@ -149,7 +156,10 @@ class Split2MetaFusion(SlowModel):
         old, new = _dreamt(task, trainer.kind)
         return dream("dreams of old classes", teacher, old), dream("dreams of new classes", model.frozen(), new)
 
-    def _fuse(self, task, model, slow, fast, teacher, old: Dreams, new: Dreams, trainer) -> dict[str, Tensor]:
+    def _fuse(
+        self, task: Task, model: Segmenter, slow: State, fast: State, teacher: Segmenter, old: Dreams, new: Dreams,
+        trainer: Trainer,
+    ) -> dict[str, Tensor]:  # fmt: skip
         """Eq. 10: the state of the fused model, the gates, and the losses on the way."""
         device, options = trainer.processes.device, self.options
         fusion = make_fusion(task, trainer.config, options.fuse, model, slow, fast, teacher)
@@ -172,7 +182,7 @@ class Split2MetaFusion(SlowModel):
             state = snapshot(model)
         return prefixed(state=state) | found
 
-    def finish(self, task, model, trainer):
+    def finish(self, task: Task, model: Segmenter, trainer: Trainer) -> None:
         """The statistics of this task join those of the earlier ones; taken on the fused model."""
         super().finish(task, model, trainer)
         if self._aligns(trainer):
@@ -188,15 +198,18 @@ class Split2MetaFusion(SlowModel):
         layouts.reduce(trainer.processes)
         return layouts.tensors()
 
-    def tensors(self):
+    def tensors(self) -> dict[str, Tensor]:
+        """Those of the slow model, and the statistics of layouts and of features."""
         return super().tensors() | prefixed(layouts=self.layouts.tensors(), alignment=self.alignment.tensors())
 
-    def load_tensors(self, tensors):
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Takes back the statistics."""
         super().load_tensors(tensors)
         self.layouts = LayoutStatistics.from_tensors(part(tensors, "layouts"))
         self.alignment.load_tensors(part(tensors, "alignment"))
 
-    def store(self, home, task, model):
+    def store(self, home: Path, task: Task, model: Segmenter) -> None:
+        """Writes both models, the gates and the dreams (MODELS_FILE), and pictures of the dreams."""
         super().store(home, task, model)
         if self.record:
             save_tensors(home / MODELS_FILE, self.record)

@@ -3,12 +3,16 @@
 from dataclasses import dataclass, field
 from typing import Any, Generic
 
+from torch import Tensor
+
 from css.config.settings import NoOptions
 from css.method.contract import Method
 from css.method.wrapper import BaseT, Wrapper
+from css.model.segmenter import Segmenter
 from css.s2mf.alignment import Alignment
 from css.system.tensors import part, prefixed
-from tasks import InputError
+from css.training.trainer import Trainer
+from tasks import InputError, Task
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Aligned(Wrapper):
     segmentation_only = True
     losses_alone = False
 
-    def __init__(self, options: Any, base: Method):
+    def __init__(self, options: Any, base: Method) -> None:
         super().__init__(options, base)
         self.alignment = Alignment()
 
@@ -39,17 +43,21 @@ class Aligned(Wrapper):
                 "+align goes around a base method, as in plop+align or frozen+align; BASE+s2mf aligns by itself."
             )
 
-    def learn(self, task, model, teacher, trainer):
+    def learn(self, task: Task, model: Segmenter, teacher: Segmenter, trainer: Trainer) -> None:
+        """As the base; then all classifiers are trained once more."""
         self.base.learn(task, model, teacher, trainer)
         self.alignment.align(task, model, teacher, trainer)
 
-    def finish(self, task, model, trainer):
+    def finish(self, task: Task, model: Segmenter, trainer: Trainer) -> None:
+        """As the base; then the moments of this task's features join the earlier ones."""
         super().finish(task, model, trainer)
         self.alignment.finish(task, model, trainer)
 
-    def tensors(self):
+    def tensors(self) -> dict[str, Tensor]:
+        """Those of the base, and the moments of features as alignment.sums."""
         return super().tensors() | prefixed(alignment=self.alignment.tensors())
 
-    def load_tensors(self, tensors):
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Gives the base its own, and takes back the moments."""
         super().load_tensors(tensors)
         self.alignment.load_tensors(part(tensors, "alignment"))

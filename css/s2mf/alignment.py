@@ -45,7 +45,7 @@ class Alignment:
         frozen: The network never changes: features do not drift, and are computed once.
     """
 
-    def __init__(self, frozen: bool = False):
+    def __init__(self, frozen: bool = False) -> None:
         self.frozen = frozen
         self.moments = FeatureMoments()
 
@@ -78,9 +78,11 @@ class Alignment:
         self.moments.add(FeatureMoments(trainer.once("features", measure)["sums"]))
 
     def tensors(self) -> dict[str, Tensor]:
+        """The moments of features, float32 (channels, (D + 1) (D + 2) / 2)."""
         return {"sums": self.moments.packed()}
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Takes back the moments."""
         self.moments = FeatureMoments.unpacked(tensors["sums"])
 
 
@@ -116,7 +118,8 @@ def aligned(new: Linear, teacher: Linear, old: Gaussians, seen: Seen, drift: Ten
 @torch.no_grad()
 def look(task: Task, model: Segmenter, teacher: Segmenter | None, trainer: Trainer) -> Seen:
     """Features of the task's images; a random part of them, if there are many. Without a teacher the model's alone."""
-    parts, frequency = [], 0
+    parts: list[list[Tensor]] = []
+    counts = 0
     quota = max(1, MOST * trainer.config.train.batch // len(task.train_indices))
     for images, labels in trainer.passes(task, model, "alignment"):
         with evaluating(model), trainer.autocast():
@@ -124,11 +127,11 @@ def look(task: Task, model: Segmenter, teacher: Segmenter | None, trainer: Train
             before = after if teacher is None else teacher(images).features
         rows = [_rows(before), _rows(after), _at_places(labels, after).flatten()]
         counted = (rows[-1] != VOID).nonzero()[:, 0]
-        frequency += len(counted)
+        counts += len(counted)
         chosen = counted[torch.randperm(len(counted))[:quota].to(counted.device)]
         parts.append([column[chosen].cpu() for column in rows])
-    frequency = trainer.processes.sum(torch.tensor(frequency)).item()
-    return Seen(*(torch.cat(column) for column in zip(*parts, strict=True)), frequency)
+    before, after, labels = (torch.cat(column) for column in zip(*parts, strict=True))
+    return Seen(before, after, labels, int(trainer.processes.sum(torch.tensor(counts)).item()))
 
 
 def _answers(logits: Tensor, labels: Tensor, task: Task) -> Tensor:

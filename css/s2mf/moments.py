@@ -16,7 +16,7 @@ class FeatureMoments:
     `sums`: float64 (channels, D + 1, D + 1).
     """
 
-    def __init__(self, sums: Tensor | None = None):
+    def __init__(self, sums: Tensor | None = None) -> None:
         self.sums = torch.zeros(0, 0, 0, dtype=torch.float64) if sums is None else sums
 
     def update(self, features: Tensor, answers: Tensor, channels: int) -> None:

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal
+from typing import Any, ClassVar, Generic, Literal, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from css.config.options import require_values
 from css.config.settings import BatchNormMode, NoOptions
@@ -25,6 +25,12 @@ Projection = Literal["none", "nsp", "tpnsp"]
 
 @dataclass(frozen=True)
 class StatisticsOptions:
+    """How the statistics of a task are measured.
+
+    Raises:
+        InputError: a value out of range, or groups by class without labels.
+    """
+
     loss: Literal["labels", "sampled", "logits"] = "labels"
     """Loss whose gradients are collected for tpnsp: cross-entropy to the labels (paper), to labels drawn from the
     model's own prediction (Fisher), or half the squared logits (as in MAS)."""
@@ -34,7 +40,7 @@ class StatisticsOptions:
     batches: int = 100
     """At most this many training batches of a task are looked at."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_values(self, "--options.statistics", {
             "batches": (self.batches >= 1, "at least 1"),
             "group": (self.group != "class" or self.loss == "labels", "that needs no labels, or the loss labels"),
@@ -43,6 +49,8 @@ class StatisticsOptions:
 
 @dataclass(frozen=True)
 class SlowOptions(Generic[BaseT]):
+    """In which directions the slow model may move, and those of the base method."""
+
     projector: Projection = "tpnsp"
     """Null space in which every update lies: task-preferred (tpnsp: Split2MetaFusion, Eq. 5-7), of the features (nsp);
     none: updates are not projected."""
@@ -70,13 +78,14 @@ class SlowModel(Wrapper):
     """The losses of the base method, every update projected; the statistics of a task are taken when it ends."""
 
     suffix = "nsp"
-    Options = SlowOptions
+    Options: ClassVar[type] = SlowOptions
 
-    def __init__(self, options: Any, base: Method):
+    def __init__(self, options: Any, base: Method) -> None:
         super().__init__(options, base)
         self.statistics = GradientStatistics()  # of all tasks so far
 
-    def learn(self, task, model, teacher, trainer):
+    def learn(self, task: Task, model: Segmenter, teacher: Segmenter, trainer: Trainer) -> None:
+        """Fits the base's losses for all epochs of the task, every update projected."""
         losses = self.base.objective(task, model, teacher, trainer)
         self.learn_slow(task, model, trainer, losses, trainer.config.epochs(task.index))
 
@@ -85,15 +94,21 @@ class SlowModel(Wrapper):
         start = snapshot(model)
         self.statistics.require_fit(model)
         projectors = self._projectors()
+
+        def project(optimizer: torch.optim.Optimizer) -> None:
+            project_updates(optimizer, for_parameters(model, projectors))
+
         trainer.fit(
-            model, task, losses, "slow", epochs=epochs, batch_norm=self.options.batch_norm,
-            on_optimizer=lambda optimizer: project_updates(optimizer, for_parameters(model, projectors)),
-        )  # fmt: skip
+            model, task, losses, "slow", epochs=epochs, batch_norm=self.options.batch_norm, on_optimizer=project
+        )
         project_total(start, model, projectors)
 
     def _projectors(self) -> dict[str, Projector]:
-        """By layer of the body and the decoder. Classifiers stay free: what is background changes with every task, and
-        its row, whose bias a new classifier has lowered (Segmenter.grow), must be able to follow."""
+        """By layer of the body and the decoder.
+
+        Classifiers stay free: what is background changes with every task, and its row, whose bias a new classifier has
+        lowered (Segmenter.grow), must be able to follow.
+        """
         if not self._projects:
             return {}
         found = projector(self.statistics, self.options.rule, self.options.soft)
@@ -104,7 +119,7 @@ class SlowModel(Wrapper):
         """Does the slow model need the statistics of earlier tasks?"""
         return self.options.projector in ("nsp", "tpnsp")
 
-    def finish(self, task, model, trainer):
+    def finish(self, task: Task, model: Segmenter, trainer: Trainer) -> None:
         """The statistics of this task join those of the earlier ones."""
         super().finish(task, model, trainer)
         if self._projects:
@@ -126,27 +141,31 @@ class SlowModel(Wrapper):
         """The training batches of a task that statistics are taken from: normalised images and labels."""
         return trainer.passes(task, model, "statistics", self.options.statistics.batches)
 
-    def tensors(self):
+    def tensors(self) -> dict[str, Tensor]:
+        """Those of the base, and the statistics of the layers as gradients.PLACE."""
         return super().tensors() | prefixed(gradients=self.statistics.tensors())
 
-    def load_tensors(self, tensors):
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Gives the base its own, and takes back the statistics."""
         super().load_tensors(tensors)
         self.statistics = GradientStatistics.from_tensors(part(tensors, "gradients"))
 
 
 def _label_loss(model: Segmenter, images: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy to the labels. Where they say background but the model sees an old class, they do not know better:
-    an earlier class is background in the labels of a later task (PLOP), so the model's own prediction is taken."""
+    """Cross-entropy to the labels, or to an old class that the model sees where they say background.
+
+    They do not know better: an earlier class is background in the labels of a later task (PLOP), so the model's own
+    prediction is taken.
+    """
     logits = upsample(model(images).logits, labels)
     own = logits.argmax(1).to(labels.dtype)
-    first_new = sum(classifier.out_channels for classifier in model.classifiers[:-1])
+    first_new = sum(cast("nn.Conv2d", classifier).out_channels for classifier in model.classifiers[:-1])
     forgotten = (labels == BACKGROUND) & (own < first_new)
     return cross_entropy(logits, torch.where(forgotten, own, labels))
 
 
 def _sampled_loss(model: Segmenter, images: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy to labels drawn from the prediction (Gumbel-max), of which the squared gradient is the Fisher
-    information."""
+    """Cross-entropy to labels drawn from the prediction (Gumbel-max): squared gradients are the Fisher information."""
     logits = upsample(model(images).logits, labels)
     noise = -torch.empty_like(logits).exponential_().log()
     return cross_entropy(logits, (logits.detach() + noise).argmax(1))

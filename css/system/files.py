@@ -1,5 +1,4 @@
-"""Everything that is written to or read from a run folder: atomically, and only tensors (`css.system.tensors`), JSON and
-YAML."""
+"""Everything that is written to or read from a run folder: atomically, and only tensors, JSON and YAML."""
 
 import contextlib
 import json
@@ -29,7 +28,7 @@ def atomic(path: Path) -> Iterator[Path]:
             else:
                 with temporary.open("rb") as written:
                     os.fsync(written.fileno())
-            os.replace(temporary, path)
+            os.replace(temporary, path)  # noqa: PTH105  # the one call that tests interrupt
         except BaseException:
             with contextlib.suppress(OSError):
                 _remove(temporary)
@@ -38,7 +37,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def writing(path: Path | str | None) -> Iterator[None]:
-    """Turns an error of the operating system into one sentence."""
+    """Inside the block an error of the operating system becomes an InputError of one sentence about `path`."""
     try:
         yield
     except OSError as error:
@@ -55,15 +54,18 @@ def _remove(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
+    """As `atomic`: the whole file or none of it. Raises InputError if the folder cannot be written."""
     with atomic(path) as temporary:
         temporary.write_text(text)
 
 
 def write_json(path: Path, value: Any) -> None:
+    """As `write_text`, of anything that JSON can hold."""
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 def read_json(path: Path) -> Any:
+    """What a JSON file holds. Raises InputError if it is absent or broken."""
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:

@@ -28,8 +28,9 @@ def wanted_processes() -> int:
 
 
 def launch(processes: int, arguments: Sequence[str]) -> int:
-    """Runs `css ARGUMENTS` in this many processes on this machine; 0, or the exit code of
-    the first that failed: 2 for wrong input, 1 for anything else.
+    """Runs `css ARGUMENTS` in this many processes on this machine.
+
+    Returns 0, or the exit code of the first that failed: 2 for wrong input, 1 for anything else.
     """
     from torch.distributed.run import main as torchrun
 

@@ -11,13 +11,14 @@ from tasks import InputError
 class Log:
     """Appends lines to a file; a process that is not the main one passes None and writes nothing."""
 
-    def __init__(self, path: Path | None):
+    def __init__(self, path: Path | None) -> None:
         with writing(path):
             self._file = path.open("ab") if path else None
         self._lock()
         self._end: int | None = None  # where the next line goes, if the file is longer
 
     def write(self, entry: dict) -> None:
+        """Appends one line. Raises InputError if the disk is full."""
         if self._file:
             with writing(self._file.name):
                 if self._end is not None:
@@ -45,9 +46,10 @@ class Log:
 
     def _lock(self) -> None:
         """Held until this process ends or forgets the log. Not a flock: the workers of a killed run would keep that."""
+        if not self._file:
+            return
         try:
-            if self._file:
-                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             folder = Path(self._file.name).parent
             raise InputError(f"{folder} is in use by another process; wait for it, or choose another --name.") from None

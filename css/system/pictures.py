@@ -10,7 +10,7 @@ from css.system.files import atomic
 
 
 def write_png(path: Path, pixels: np.ndarray, palette: np.ndarray | None = None) -> None:
-    """RGB (H, W, 3), or (H, W) indices into a palette (256, 3)."""
+    """Writes uint8 pixels: RGB (H, W, 3), or (H, W) indices into a palette (256, 3)."""
     picture = Image.fromarray(pixels)
     if palette is not None:
         picture.putpalette(palette.tobytes())
@@ -19,6 +19,6 @@ def write_png(path: Path, pixels: np.ndarray, palette: np.ndarray | None = None)
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """As a PNG, which appears when it is complete."""
+    """Writes a figure as a PNG of 110 dots per inch."""
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)

@@ -29,10 +29,10 @@ class Processes:
     @classmethod
     def join(cls) -> "Processes":
         """Joins the group that torchrun announces in the environment; a process of its own without it."""
-        rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         device = torch.device("cpu")
         if torch.cuda.is_available():
-            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
             torch.cuda.set_device(device)
         if world > 1 and not dist.is_initialized():
             die_with_parent()
@@ -41,6 +41,7 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
+        """Whether this one writes files and shows progress."""
         return self.rank == 0
 
     def distributed(self, model: nn.Module) -> nn.Module:
@@ -78,6 +79,7 @@ class Processes:
         return outcome[0]
 
     def wait(self) -> None:
+        """Until every process is here."""
         if self.world > 1:
             dist.barrier()
 

@@ -1,18 +1,22 @@
 """Tables and pictures of classification streams: accuracy of tasks, ACC and BWT."""
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
 import numpy as np
 
 from css.report.classification import AccuracyRecord, AccuracyScores
 from css.report.text import markdown
 from css.table.columns import Columns
 from css.table.curves import draw_accuracies
-from css.table.line import text
+from css.table.line import Line, Score, text
 
 
 class AccuracyColumns(Columns):
     """Accuracy of tasks, ACC and BWT."""
 
-    scores = {
+    scores: ClassVar[Mapping[str, tuple[str, Score]]] = {
         "acc": ("ACC", AccuracyRecord.acc),
         "bwt": ("BWT", AccuracyRecord.bwt),
         "learnt": ("when learnt", AccuracyRecord.learnt),
@@ -24,33 +28,48 @@ class AccuracyColumns(Columns):
     )
     as_published = "Settings as Adam-NSCL and Connector publish them."
 
-    def preset(self, dataset):
+    def preset(self, dataset: str) -> str:
+        """Its own: there is one for every data set of image labels."""
         return dataset
 
-    def tasks(self, lines):
+    def tasks(self, lines: list[Line]) -> str:
         """The mean over the tasks so far, after every task, and every task's accuracy in the end."""
         count = max(len(record.protocol_groups) for line in lines for record in line.records)
         header = ["", "seeds", *map(str, range(count))]
         means, final = [], []
         for line in lines:
             tasks = len(line.records[0].means())
-            shown = [text(line.over_seeds(lambda record, t=task: record.means()[t])) for task in range(tasks)]
+            shown = [text(line.over_seeds(_mean_after(task))) for task in range(tasks)]
             means.append([line.label, line.seeds, *["-"] * (count - tasks), *shown])
-            found = [text(line.over_seeds(lambda record, t=task: record.matrix()[-1][t])) for task in range(count)]
+            found = [text(line.over_seeds(_in_the_end(task))) for task in range(count)]
             final.append([line.label, line.seeds, *found])
         return (
             f"Mean accuracy of the tasks so far, after task:\n\n{markdown(header, means)}\n\n"
             f"Accuracy after the last task, of task:\n\n{markdown(header, final)}"
         )
 
-    def classes(self, lines):
+    def classes(self, lines: list[Line]) -> str:
+        """Classes by methods: accuracy after the last task."""
         record = lines[0].records[0]
         rows = [
-            [record.class_names[c], *(text(line.over_seeds(lambda r, k=k: r.tasks[-1].per_class[k])) for line in lines)]
-            for k, c in enumerate(record.class_order)
+            [record.class_names[c], *(text(line.over_seeds(_of_class(place))) for line in lines)]
+            for place, c in enumerate(record.class_order)
         ]
         return markdown(["class", *(f"{line.label} ({line.seeds})" for line in lines)], rows)
 
-    def draw(self, folder, protocol, lines):
+    def draw(self, folder: Path, protocol: str, lines: list[Line]) -> None:
+        """The mean accuracy of the tasks so far, after every task, one line per method."""
         curves = {line.label: np.array([record.means() for record in line.records]) for line in lines}
         draw_accuracies(folder / f"curves-{protocol}.png", f"{protocol}: mean accuracy of the tasks so far", curves)
+
+
+def _mean_after(task: int) -> Score:
+    return lambda record: record.means()[task]
+
+
+def _in_the_end(task: int) -> Score:
+    return lambda record: record.matrix()[-1][task]
+
+
+def _of_class(place: int) -> Score:
+    return lambda record: record.tasks[-1].per_class[place]

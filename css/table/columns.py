@@ -1,18 +1,17 @@
 """What a table asks of a kind of labels."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from css.report.record import Record
-from css.table.line import Line
+from css.table.line import Line, Score
 
 
 class Columns(ABC):
     """What tables of one kind of labels show."""
 
-    scores: ClassVar[dict[str, tuple[str, Callable[[Record], float | None]]]]  # name: title, value after the last task
+    scores: ClassVar[Mapping[str, tuple[str, Score]]]  # name: title, value after the last task
     published: ClassVar[tuple[str, ...]]  # what a paper's numbers are
     legend: ClassVar[str]
     as_published: ClassVar[str]  # said if no setting differs

@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import mean, stdev
+from typing import Any
 
 from css.report.record import Record
 from css.report.text import percent
 
+Score = Callable[[Any], float | None]  # of a record of the kind of the table
 MeanStd = tuple[float, float | None] | None  # mean and standard deviation; None: no number
 
 
@@ -16,16 +18,17 @@ class Line:
 
     protocol: str
     label: str
-    records: list[Record]
+    records: list[Any]  # all of one subclass of Record
     wanted: int  # seeds; 0 for a line that only a paper has
     published: dict[str, tuple[float, ...] | None]  # in %, by source
 
-    def over_seeds(self, value: Callable[[Record], float | None]) -> MeanStd:
+    def over_seeds(self, value: Score) -> MeanStd:
         """Mean and sample deviation; None without a run, or where a run has no such number."""
         values = [value(record) for record in self.records]
-        if not values or None in values:
+        known = [number for number in values if number is not None]
+        if not known or len(known) < len(values):
             return None
-        return mean(values), stdev(values) if len(values) > 1 else None
+        return mean(known), stdev(known) if len(known) > 1 else None
 
     @property
     def seeds(self) -> str:
@@ -35,6 +38,7 @@ class Line:
         return str(self.wanted) if len(self.records) == self.wanted else f"{len(self.records)}/{self.wanted}"
 
     def seconds(self) -> MeanStd:
+        """Of training in the tasks after the first."""
         return self.over_seeds(Record.later_seconds)
 
 

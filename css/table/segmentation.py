@@ -1,6 +1,8 @@
 """Tables and pictures of segmentation streams: mean IoU of groups of classes."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -8,16 +10,29 @@ from css.report.segmentation import GROUPS, TITLES, IouRecord, IouScores
 from css.report.text import markdown
 from css.table.columns import Columns
 from css.table.curves import draw_curves, draw_forgetting
-from css.table.line import Line, text
+from css.table.line import Line, Score, text
 
 _SHOWN_AFTER_TASKS = ("old", "old_no_bg", "new", "all", "all_no_bg")
+
+
+def _mean_of(group: str, task: int = -1) -> Score:
+    return lambda record: record.means(task)[group]
+
+
+def _iou_of(class_id: int) -> Score:
+    return lambda record: record.final_iou()[class_id]
+
+
+def _lost_of(class_id: int) -> Score:
+    return lambda record: record.forgetting()[class_id]
 
 
 class IouColumns(Columns):
     """Mean IoU of every group of classes."""
 
-    scores = {group: (TITLES[group], lambda record, group=group: record.means()[group]) for group in GROUPS} | {
-        "avg": ("avg", IouRecord.average)
+    scores: ClassVar[Mapping[str, tuple[str, Score]]] = {
+        **{group: (TITLES[group], _mean_of(group)) for group in GROUPS},
+        "avg": ("avg", IouRecord.average),
     }
     published = IouScores.published
     legend = (
@@ -29,7 +44,8 @@ class IouColumns(Columns):
         "0.01, then 0.001, overlap."
     )
 
-    def preset(self, dataset):
+    def preset(self, dataset: str) -> str:
+        """VOC's, whatever the data set: that is what was published."""
         return "voc"
 
     def tasks(self, lines: list[Line]) -> str:
@@ -40,7 +56,7 @@ class IouColumns(Columns):
             rows = []
             for line in lines:
                 tasks = len(line.records[0].tasks)
-                cells = [text(line.over_seeds(lambda record, t=task: record.means(t)[group])) for task in range(tasks)]  # noqa: B023
+                cells = [text(line.over_seeds(_mean_of(group, task))) for task in range(tasks)]
                 rows.append([line.label, line.seeds, *["-"] * (count - tasks), *cells])
             parts.append(f"{TITLES[group]}:\n\n" + markdown(["after task", "seeds", *map(str, range(count))], rows))
         return "\n\n".join(parts)
@@ -49,15 +65,12 @@ class IouColumns(Columns):
         """Classes by methods, after the last task."""
         record = lines[0].records[0]
         rows = [
-            [
-                record.class_names[c],
-                *(text(line.over_seeds(lambda record, c=c: record.final_iou()[c])) for line in lines),
-            ]
-            for c in record.class_order
+            [record.class_names[c], *(text(line.over_seeds(_iou_of(c))) for line in lines)] for c in record.class_order
         ]
         return markdown(["class", *(f"{line.label} ({line.seeds})" for line in lines)], rows)
 
     def draw(self, folder: Path, protocol: str, lines: list[Line]) -> None:
+        """Curves of old, new and all classes, and which classes the methods have lost how much of."""
         curves = {
             line.label: {
                 group: np.array([[_number(r.means(t)[group]) for t in range(len(r.tasks))] for r in line.records])
@@ -69,9 +82,9 @@ class IouColumns(Columns):
         learning = [line for line in lines if not line.records[0].joint]
         if learning:
             record = learning[0].records[0]
-            classes = sum(record.protocol_groups[:-1], [])  # the last ones had no time to be forgotten
+            classes: list[int] = sum(record.protocol_groups[:-1], [])  # the last ones had no time to be forgotten
             lost = np.array([
-                [_number((line.over_seeds(lambda r, c=c: r.forgetting()[c]) or (None,))[0]) for c in classes]
+                [_number((line.over_seeds(_lost_of(c)) or (None,))[0]) for c in classes]
                 for line in learning
             ])  # fmt: skip
             names = [record.class_names[c] for c in classes]

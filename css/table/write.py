@@ -98,10 +98,16 @@ def _main_table(recipe: Recipe, lines: list[Line], columns: Columns) -> tuple[li
     header = ["protocol", "method", "seeds", *titles, "s", *recipe.published]
     rows = [
         [line.protocol, line.label, line.seeds, *(text(line.over_seeds(value)) for value in values),
-         f"{line.seconds()[0]:.0f}" if line.records else "-", *map(_listed, line.published.values())]
+         _seconds(line, 0) or "-", *map(_listed, line.published.values())]
         for line in lines
     ]  # fmt: skip
     return header, rows
+
+
+def _seconds(line: Line, digits: int) -> str:
+    """Of training, mean over seeds; empty without a run."""
+    moments = line.seconds()
+    return "" if moments is None else f"{moments[0]:.{digits}f}"
 
 
 def _listed(numbers: tuple[float, ...] | None) -> str:
@@ -118,7 +124,7 @@ def _numbers(recipe: Recipe, lines: list[Line], columns: Columns) -> tuple[list[
         for _, score in columns.scores.values():
             moments = line.over_seeds(score)
             row += ["" if value is None else f"{100 * value:.4f}" for value in moments or (None, None)]
-        row.append(f"{line.seconds()[0]:.1f}" if line.records else "")
+        row.append(_seconds(line, 1))
         for numbers in line.published.values():
             row += [f"{number:.2f}" for number in numbers] if numbers else [""] * len(columns.published)
         rows.append(row)
@@ -128,7 +134,6 @@ def _numbers(recipe: Recipe, lines: list[Line], columns: Columns) -> tuple[list[
 def _sections(title: str, recipe: Recipe, lines: list[Line], table: Callable[[list[Line]], str]) -> str:
     """One section per protocol that has finished runs."""
     parts = [f"{title}: in %, mean ± standard deviation over finished seeds"]
-    for protocol in recipe.protocols:
-        if shown := [line for line in lines if line.protocol == protocol and line.records]:
-            parts.append(f"## {protocol}\n\n{table(shown)}")
+    finished = {name: [line for line in lines if line.protocol == name and line.records] for name in recipe.protocols}
+    parts += [f"## {protocol}\n\n{table(shown)}" for protocol, shown in finished.items() if shown]
     return "\n\n".join(parts) + "\n"

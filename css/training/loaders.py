@@ -1,5 +1,7 @@
 """Batches from worker processes, and the precision of forward passes."""
 
+from collections.abc import Iterable
+
 import cv2
 import torch
 from torch.utils.data import DataLoader
@@ -17,7 +19,10 @@ def autocast(config: RunConfig, processes: Processes) -> torch.autocast:
     return torch.autocast(processes.device.type, dtype, enabled=dtype is not torch.float32)
 
 
-def make_loader(images: TaskImages, batches, workers: int, processes: Processes) -> DataLoader:
+def make_loader(
+    images: TaskImages, batches: Iterable[list[tuple[int, int]]], workers: int, processes: Processes
+) -> DataLoader:
+    """Batches of images (B, 3, H, W) with their labels; `batches` gives (position, seed) of every item."""
     return DataLoader(
         images, batch_sampler=batches, num_workers=workers, persistent_workers=workers > 0,
         pin_memory=processes.device.type == "cuda", worker_init_fn=_single_thread,

@@ -1,4 +1,6 @@
-"""The optimiser of a stage, and its state as named tensors."""
+"""The optimiser of a stage, and its groups of parameters."""
+
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +15,7 @@ def make_optimizer(train: TrainConfig, model: nn.Module, lr: float) -> torch.opt
     groups = _groups(train, model, lr)
     if train.optimizer == "adam":
         return torch.optim.Adam(groups, lr, weight_decay=train.weight_decay)
-    settings = {
+    settings: dict[str, Any] = {
         "lr": lr,
         "momentum": train.momentum,
         "weight_decay": train.weight_decay,

@@ -37,13 +37,14 @@ class Trainer:
     may simply run through its stages again after a restart.
     """
 
-    def __init__(self, config: RunConfig, processes: Processes, folder: Path, log: Log):
+    def __init__(self, config: RunConfig, processes: Processes, folder: Path, log: Log) -> None:
         self.config, self.processes, self.folder, self.log = config, processes, folder, log
         self.kind = kind_of(config.dataset)
         self.history: list[dict] = []  # mean losses and seconds of every epoch of the task
         self.seconds: dict[str, float] = {}  # of everything else that `once` computed
 
     def autocast(self) -> torch.autocast:
+        """The precision of forward passes, as a context."""
         return autocast(self.config, self.processes)
 
     def fit(
@@ -92,8 +93,10 @@ class Trainer:
     def passes(
         self, task: Task, model: Segmenter, purpose: str, most: int | None = None
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """One pass over the training images as they are seen in training, or over the first `most` batches of it:
-        normalised images and labels."""
+        """One pass over the training images as they are seen in training, or over the first `most` batches of it.
+
+        Yields normalised images (B, 3, H, W) and labels (B, H, W), on the device.
+        """
         loader, _ = self._loader(task, purpose)
         number = len(loader) if most is None else min(most, len(loader))
         quiet, what = not self.processes.is_main, f"task {task.index} {purpose}"
@@ -125,12 +128,11 @@ class Trainer:
         stage.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, torch.Tensor] = {}
         for part, (some_images, some_labels) in enumerate(zip(images.chunk(parts), labels.chunk(parts), strict=True)):
-            last = part == parts - 1
-            synchronise = contextlib.nullcontext() if last or not hasattr(forward, "no_sync") else forward.no_sync()
-            with synchronise:
+            alone = getattr(forward, "no_sync", contextlib.nullcontext)  # processes wait for each other at the last
+            with contextlib.nullcontext() if part == parts - 1 else alone():
                 with self.autocast():
                     terms = losses(forward, some_images, some_labels)
-                stage.scaler.scale(sum(terms.values()) / parts).backward()
+                stage.scaler.scale(torch.as_tensor(sum(terms.values())) / parts).backward()
             for name, term in terms.items():
                 sums[name] = sums.get(name, 0) + term.detach() / parts
         values = self.processes.sum(torch.stack([*sums.values()]).double()) / self.processes.world

@@ -3,10 +3,11 @@
 import hashlib
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from tasks.datasets.download import disk_errors, download
+from tasks.datasets.download import content_of, disk_errors, download
 from tasks.datasets.image_labels import ImageLabels
 from tasks.errors import InputError
 
@@ -27,7 +28,7 @@ class Cifar100(ImageLabels):
 
     name = "cifar100"
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path) -> None:
         folder = _locate(Path(root))
         class_names = (folder / NAMES).read_text().split()
         records = {split: _read(folder / file, COUNTS[split], len(class_names)) for split, file in FILES.items()}
@@ -35,7 +36,7 @@ class Cifar100(ImageLabels):
         self._pixels = {
             split: found[:, 2:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1) for split, found in records.items()
         }
-        self._digest = hashlib.sha256(b"".join(hashlib.sha256(found).digest() for found in records.values()))
+        self._digest = hashlib.sha256(b"".join(hashlib.sha256(found.data).digest() for found in records.values()))
 
     def image(self, split: str, index: int) -> np.ndarray:
         """RGB image uint8 (32, 32, 3)."""
@@ -45,7 +46,7 @@ class Cifar100(ImageLabels):
         """Hex digest of all bytes of both splits."""
         return self._digest.hexdigest()
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_digest": None}  # a digest in the making cannot be sent to a worker
 
 
@@ -65,7 +66,7 @@ def prepare(root: Path, url: str = URL, md5: str = MD5) -> None:
         with tarfile.open(archive, "r:gz") as tar:
             for name in (NAMES, *FILES.values()):
                 try:
-                    content = tar.extractfile(f"{FOLDER}/{name}").read()
+                    content = content_of(tar, f"{FOLDER}/{name}")
                 except KeyError:
                     raise InputError(
                         f"archive {archive} holds no {FOLDER}/{name}: replace it by the official archive."

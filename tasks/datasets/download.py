@@ -27,6 +27,14 @@ def download(url: str, md5: str, folder: Path) -> Path:
     return target
 
 
+def content_of(tar: tarfile.TarFile, member: tarfile.TarInfo | str) -> bytes:
+    """The bytes of a file in an archive. Raises KeyError if it is not there, InputError if it is a folder."""
+    file = tar.extractfile(member)
+    if file is None:
+        raise InputError(f"archive {tar.name!s} holds a folder where a file should be: get the official archive.")
+    return file.read()
+
+
 @contextmanager
 def disk_errors(root: Path, space: str) -> Iterator[None]:
     """Turns a full or read-only disk and an archive with unsafe entries into a sentence; `space` is what is needed."""

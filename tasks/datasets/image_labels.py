@@ -19,7 +19,7 @@ class ImageLabels:
 
     name: str
 
-    def __init__(self, labels: Mapping[str, np.ndarray], class_names: list[str]):
+    def __init__(self, labels: Mapping[str, np.ndarray], class_names: list[str]) -> None:
         if len(class_names) > VOID:
             raise ValueError(f"{len(class_names) - 1} classes do not fit into 8 bits beside void")
         self.class_names = class_names

@@ -6,7 +6,6 @@ that was killed never looks finished.
 """
 
 import io
-import os
 import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from PIL import Image
 from scipy.io import loadmat
 from tqdm import tqdm
 
-from tasks.datasets.download import disk_errors, download
+from tasks.datasets.download import content_of, disk_errors, download
 from tasks.datasets.voc import IMAGES, LISTS, MASKS, locate, voc_palette
 from tasks.errors import InputError
 
@@ -88,8 +87,8 @@ def _is_complete(root: Path) -> bool:
 
 def _read_ids(tar: tarfile.TarFile, members: dict[PurePosixPath, tarfile.TarInfo], name: PurePosixPath) -> set[str]:
     if name not in members:
-        raise InputError(f"archive {tar.name} holds no {name}: replace it by the official archive.")
-    return set(tar.extractfile(members[name]).read().decode().split())
+        raise InputError(f"archive {tar.name!s} holds no {name}: replace it by the official archive.")
+    return set(content_of(tar, members[name]).decode().split())
 
 
 def _extract(
@@ -104,11 +103,11 @@ def _extract(
     for image_id in tqdm(sorted(ids), f"unpacking {target.name}", unit="file"):
         name = f"{image_id}{suffix}"
         if source / name not in members:
-            raise InputError(f"archive {tar.name} holds no {source / name}: replace it by the official archive.")
+            raise InputError(f"archive {tar.name!s} holds no {source / name}: replace it by the official archive.")
         member = members[source / name]
         file = target / name
         if not (file.is_file() and file.stat().st_size == member.size):
-            file.write_bytes(tar.extractfile(member).read())  # under a name of our own: no path of the archive is used
+            file.write_bytes(content_of(tar, member))  # under a name of our own: no path of the archive is used
 
 
 def _build_sbd_masks(archive: Path, target: Path) -> set[str]:
@@ -122,11 +121,11 @@ def _build_sbd_masks(archive: Path, target: Path) -> set[str]:
         for member in tqdm(tar, f"building {target.name} from SBD", unit="file"):
             path = PurePosixPath(member.name)
             if path in (SBD / "train.txt", SBD / "val.txt"):
-                lists[path.stem] = set(tar.extractfile(member).read().decode().split())
+                lists[path.stem] = set(content_of(tar, member).decode().split())
             elif path.parent == SBD / "cls" and path.suffix == ".mat":
                 mask = target / f"{path.stem}.png"
                 if not mask.exists():
-                    _write_mask(mask, _read_mat(tar.extractfile(member).read()))
+                    _write_mask(mask, _read_mat(content_of(tar, member)))
     if len(lists) < 2:
         raise InputError(f"archive {archive} lacks {SBD}/train.txt or val.txt: replace it by the official archive.")
     ids = lists["train"] | lists["val"]
@@ -148,7 +147,7 @@ def _write_mask(path: Path, mask: np.ndarray) -> None:
     image.putpalette(voc_palette().tobytes())
     temporary = path.with_suffix(".tmp")
     image.save(temporary, format="PNG")
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def _require_counts(train_aug: set[str], val: set[str], sources: Sources, downloads: Path) -> None:
@@ -164,4 +163,4 @@ def _write_list(path: Path, ids: Iterable[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(f"{image_id}\n" for image_id in sorted(ids)))
-    os.replace(temporary, path)
+    temporary.replace(path)

@@ -114,13 +114,14 @@ def open_source(name: str, root: Path) -> Source:
     wanted = ["name", "class_names", "presence", "load", "image_id", "fingerprint"]
     if missing := [attribute for attribute in wanted if not hasattr(source, attribute)]:
         raise InputError(
-            f"Data set {name}: the class has no {' and no '.join(missing)}; tasks.source.Source says what it must offer."
+            f"Data set {name}: the class has no {' and no '.join(missing)}; "
+            "tasks.source.Source says what it must offer."
         )
     return source
 
 
 def prepare(name: str, root: Path) -> None:
-    """Downloads, checks and builds a data set in this folder. Raises InputError if there is nothing to be done for it."""
+    """Downloads, checks and builds a data set in this folder. Raises InputError if nothing is to be done for it."""
     if not find_dataset(name).prepare:
         known = [other for other, entry in DATASETS.items() if entry.prepare]
         raise InputError(f"css prepare {name}: nothing can be downloaded for this data set; {nearest(name, known)}.")

@@ -92,7 +92,7 @@ class Shapes:
 
     name = "shapes"
 
-    def __init__(self, size: int = 96, train_images: int = 1200, test_images: int = 200, seed: int = 0):
+    def __init__(self, size: int = 96, train_images: int = 1200, test_images: int = 200, seed: int = 0) -> None:
         if not MIN_SIZE <= size <= MAX_SIZE:
             raise InputError(f"shapes: the image size is {size}; choose one from {MIN_SIZE} to {MAX_SIZE} pixels.")
         for split, count in zip(SPLITS, (train_images, test_images), strict=True):
@@ -209,8 +209,9 @@ def _backdrop(rng: np.random.Generator, size: int) -> np.ndarray:
     """Smooth noise at two scales, then clutter that looks like parts of objects: plain coloured patches, and lines."""
     coarse = rng.uniform(70, 190, (5, 5, 3)).astype(np.float32)
     fine = rng.uniform(-35, 35, (24, 24, 1)).astype(np.float32)
-    image = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_LINEAR)
-    image += cv2.resize(fine, (size, size), interpolation=cv2.INTER_LINEAR)[..., None]
+    image: np.ndarray = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_LINEAR)
+    grain: np.ndarray = cv2.resize(fine, (size, size), interpolation=cv2.INTER_LINEAR)
+    image += grain[..., None]
     for _ in range(rng.integers(2, 6)):
         colour = _colour(rng.random(), rng.uniform(0.1, 0.7), rng.uniform(0.3, 1))
         corners = rng.uniform(0, size, 2) + rng.uniform(-0.16, 0.16, (5, 2)) * size
@@ -267,6 +268,8 @@ def _photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """What a cheap camera makes of the scene: uneven and coloured light, slight blur, pixel noise; uint8."""
     light = rng.uniform(0.7, 1.15) * rng.uniform(0.8, 1.2, (2, 2, 1)) * rng.uniform(0.95, 1.05, 3)
     image = cv2.GaussianBlur(image, (3, 3), 0)
-    image *= cv2.resize(light.astype(np.float32), image.shape[:2], interpolation=cv2.INTER_LINEAR)
-    image += NOISE * rng.standard_normal(image.shape, np.float32)
+    shade: np.ndarray = cv2.resize(light.astype(np.float32), image.shape[:2], interpolation=cv2.INTER_LINEAR)
+    noise: np.ndarray = NOISE * rng.standard_normal(image.shape, np.float32)
+    image *= shade
+    image += noise
     return np.clip(image, 0, 255).astype(np.uint8)

@@ -17,7 +17,7 @@ class SingleShapes(ImageLabels):
 
     name = "shapes-cls"
 
-    def __init__(self, size: int = 32, train_images: int = 2000, test_images: int = 400, seed: int = 0):
+    def __init__(self, size: int = 32, train_images: int = 2000, test_images: int = 400, seed: int = 0) -> None:
         self.size, self.seed, counts = size, seed, {"train": train_images, "test": test_images}
         super().__init__({split: np.arange(n) % NUM_CLASSES + 1 for split, n in counts.items()}, class_names())
         self.class_names[0] = ""

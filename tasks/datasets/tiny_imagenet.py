@@ -28,7 +28,7 @@ class TinyImageNet(ImageLabels):
 
     name = "tiny-imagenet"
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path) -> None:
         self._root = _locate(Path(root))
         classes = sorted(_lines(self._root / "wnids.txt"))
         numbers = {wnid: number for number, wnid in enumerate(classes, 1)}

@@ -50,7 +50,7 @@ class Voc:
 
     name = "voc"
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path) -> None:
         self.class_names = list(CLASS_NAMES)
         self._root = locate(Path(root))
         self._items = {split: _read_list(self._root / path) for split, path in LISTS.items()}
@@ -142,4 +142,4 @@ def _parse_line(words: list[str], number: int, path: Path) -> tuple[str, str]:
 
 
 def _stem(path: str) -> str:
-    return os.path.splitext(os.path.basename(path))[0]
+    return Path(path).stem
