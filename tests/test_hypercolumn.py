@@ -8,6 +8,7 @@ import torch
 from small_shapes import first_model, small_stream
 
 from css.model.hypercolumn import columns, fit_directions
+from css.model.segmenter import Segmenter
 from css.s2mf.moments import extend
 
 WIDTHS = (5, 7, 4)
@@ -114,3 +115,16 @@ def test_hypercolumns_are_as_exact_in_mixed_precision():
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         mixed = model(images)
     assert mixed.features.dtype == mixed.logits.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("encoder", "widths"),
+    [("tu-convnext_tiny", [192, 384, 768, 256]), ("tu-tf_efficientnet_lite0", [40, 112, 320, 256])],
+)
+def test_columns_of_other_encoders(encoder, widths):
+    """Convnext has a stage without channels, which is none of those that are used."""
+    model = Segmenter(encoder).eval()
+    with torch.no_grad():
+        maps = model.column(torch.zeros(1, 3, 64, 64))
+    assert model.column_widths == widths == [found.shape[1] for found in maps]
+    assert columns(maps).shape == (1, sum(widths), 4, 4)

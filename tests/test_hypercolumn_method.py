@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_voc import Killed, css, kill_at, read_results, run_arguments
+from small_voc import QUICK_S2MF, Killed, css, kill_at, read_results, run_arguments
 
 from css.system.tensors import load_tensors
 
@@ -85,11 +85,18 @@ def test_killed(function, calls, run, plain, data, tmp_path, monkeypatch):
         assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
-@pytest.mark.parametrize("method", ["frozen+align", "plop"])
+@pytest.mark.parametrize("method", ["frozen+align", "plop", "plop+s2mf"])
 def test_any_method_can_see_hypercolumns(method, run, data):
-    outcome = css(*run_arguments(data, run.parent, method, "--method", method, *SEEING, "--task0", run))
+    """The directions stay, also where the network is trained or fused."""
+    options = [*QUICK_S2MF[:-1], "--options.projector", "all"] if method == "plop+s2mf" else []
+    outcome = css(*run_arguments(data, run.parent, method, "--method", method, *SEEING, *options, "--task0", run))
     assert outcome.code == 0, outcome.err
-    assert tensors_of(run.parent / method, 2)["model.classifiers.2.weight"].shape == (1, 32, 1, 1)
+    before, after = tensors_of(run, 0), tensors_of(run.parent / method, 2)
+    assert after["model.classifiers.2.weight"].shape == (1, 32, 1, 1)
+    directions = [name for name in before if name.startswith("model.hypercolumn.")]
+    assert len(directions) == 3 and all(torch.equal(before[name], after[name]) for name in directions)
+    trained = "model.decoder.conv.weight"
+    assert torch.equal(before[trained], after[trained]) == (method == "frozen+align")
 
 
 def test_a_finished_run_is_tested_again(run):
