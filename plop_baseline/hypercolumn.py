@@ -1,9 +1,11 @@
 """New classes without training: classifiers on hypercolumns of a frozen network, aligned with drawn features."""
 
+import torch
 from torch import Tensor
 
 from css.method.contract import Method
 from css.model.segmenter import Segmenter
+from css.model.state import classifier_parameters, set_classifiers
 from css.s2mf.alignment import Alignment
 from css.training.trainer import Trainer
 from tasks import Task
@@ -25,7 +27,10 @@ class HypercolumnMethod(Method):
         self.alignment = Alignment(frozen=True)
 
     def learn(self, task: Task, model: Segmenter, teacher: Segmenter, trainer: Trainer) -> None:
-        """Aligns the classifiers on the features of the network as it is."""
+        """Aligns the classifiers, from the old ones as they were before they made room for the new class."""
+        _, bias = classifier_parameters(teacher)
+        weight, grown = classifier_parameters(model)
+        set_classifiers(model, weight, torch.cat([bias, grown[len(bias) :]]))
         self.alignment.align(task, model, teacher, trainer)
 
     def finish(self, task: Task, model: Segmenter, trainer: Trainer) -> None:

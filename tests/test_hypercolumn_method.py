@@ -4,6 +4,9 @@ import pytest
 import torch
 from small_voc import QUICK_S2MF, Killed, css, kill_at, read_results, run_arguments
 
+from css.kinds.choice import kind_of
+from css.run.saved import load_model, open_run
+from css.system.processes import Processes
 from css.system.tensors import load_tensors
 
 METHOD = ["--method", "hypercolumn"]
@@ -97,6 +100,25 @@ def test_any_method_can_see_hypercolumns(method, run, data):
     assert len(directions) == 3 and all(torch.equal(before[name], after[name]) for name in directions)
     trained = "model.decoder.conv.weight"
     assert torch.equal(before[trained], after[trained]) == (method == "frozen+align")
+
+
+def old_answers(run, data, task):
+    """What the model after a task answers among the classes of the first task, on test images of the first one."""
+    config, stream = open_run(run, data)
+    model = load_model(run, config, task, Processes()).eval()
+    images = stream.task(0).test(kind_of("voc").test_view(config))
+    pixels = torch.stack([images[place, 0][0] for place in range(len(images))])
+    with torch.no_grad():
+        return model(model.normalise(pixels)).logits[:, :2]
+
+
+def test_old_answers_barely_change(run, plain, data):
+    def moved(run):
+        before, after = old_answers(run, data, 0), old_answers(run, data, 2)
+        return (before.softmax(1) - after.softmax(1)).abs().mean().item()
+
+    print(moved(run), moved(plain))
+    assert moved(run) < 0.05 < 0.1 < moved(plain)
 
 
 def test_a_finished_run_is_tested_again(run):
