@@ -88,12 +88,11 @@ def test_drawn_features_follow_the_features_of_the_new_model():
 @pytest.mark.parametrize(("frequency", "counts", "drawn"), [(100, (200.0, 100.0), 192), (1, (1e6, 0.0), 255)])
 def test_shares_are_those_of_all_images(frequency, counts, drawn, monkeypatch):
     """At least one feature of the task is in every step."""
-    numbers = []
-    original = Gaussians.sample
-    monkeypatch.setattr(Gaussians, "sample", lambda self, number: numbers.append(number) or original(self, number))
-    monkeypatch.setattr(alignment, "STEPS", 3)
+    parts = []
+    monkeypatch.setattr(alignment, "train", lambda start, rows: parts.extend(rows) or start)
     aligned(GROWN, TEACHER, gaussians(*counts), seen()._replace(frequency=frequency), torch.eye(5))
-    assert numbers == [drawn] * 3
+    assert [part.number for part in parts] == [256 - drawn, drawn]
+    assert len(parts[1].features) == alignment.POOL
 
 
 # ---------------------------------------------------------------- in a task

@@ -16,7 +16,6 @@ SEEING = ["--model.classifier-features", "hypercolumn"]
 @pytest.fixture(scope="module", autouse=True)
 def _short():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("css.s2mf.hypercolumns.STEPS", 20)
         patch.setattr("css.model.hypercolumn.COMPONENTS", 32)
         patch.setattr("css.s2mf.hypercolumns.COMPONENTS", 32)
         yield
@@ -71,7 +70,7 @@ def test_the_first_task_is_that_of_any_method(run, plain, data):
     ("function", "calls"),
     [
         ("css.s2mf.hypercolumns.fit_directions", 1),
-        ("css.s2mf.hypercolumns.fitted", 1),
+        ("css.s2mf.hypercolumns.train", 1),
         ("css.s2mf.alignment.aligned", 2),
         ("css.s2mf.moments.FeatureMoments.update", 11),
     ],

@@ -7,6 +7,7 @@ image labels). These are drawn in the space of the previous model, whose classif
 that of the new one by a linear map fitted on the images of the task.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,7 +23,8 @@ from tasks import Task
 from tasks.source import BACKGROUND, VOID
 
 STEPS = 600
-BATCH = 2048  # features per step
+BATCH = 4096  # features per step
+POOL = 50_000  # features drawn for old classes
 LR = 0.01  # of Adam, falling to 0 linearly
 MOST = 200_000  # features of a task's images that are kept in memory, about
 
@@ -93,21 +95,36 @@ def aligned(new: Linear, teacher: Linear, old: Gaussians, seen: Seen, drift: Ten
     `drift` as of `fit_drift`, or None where the network has not changed.
     """
     known, channels = len(teacher[0]), len(new[0])
+
+    def answers(features: Tensor) -> Tensor:
+        return F.pad(F.linear(features, *teacher).softmax(1), (0, channels - known))
+
+    drawn = old.sample(POOL)
+    carried = drawn if drift is None else (extend(drawn) @ drift[:-1].float().T).clamp(min=old.lowest)
+    targets, fresh = answers(seen.before), seen.labels >= known
+    targets[fresh] = F.one_hot(seen.labels[fresh], channels).to(targets)
     share = seen.frequency / (seen.frequency + old.counts.sum().item())
-    fresh = min(BATCH, max(1, round(share * BATCH)))
-    weight, bias = (values.clone().requires_grad_() for values in new)
-    carry = None if drift is None else drift[:-1].float().T
+    number = min(BATCH, max(1, round(share * BATCH)))
+    return train(new, [Rows(seen.after, targets, number), Rows(carried, answers(drawn), BATCH - number)])
+
+
+class Rows(NamedTuple):
+    """Features that a classifier is trained on, and how many of them a step sees."""
+
+    features: Tensor  # (N, D)
+    targets: Tensor  # (N, channels), probabilities
+    number: int
+
+
+def train(start: Linear, parts: Sequence[Rows]) -> Linear:
+    """The classifiers `start` after STEPS steps of Adam on the cross-entropy, by random rows of every part."""
+    weight, bias = (values.clone().requires_grad_() for values in start)
     optimizer = torch.optim.Adam([weight, bias], LR)
-    for step in tqdm(range(STEPS), desc="alignment", unit="step", leave=False):
+    for step in tqdm(range(STEPS), desc="classifiers", unit="step", leave=False):
         optimizer.param_groups[0]["lr"] = LR * (1 - step / STEPS)
-        chosen = torch.randint(len(seen.labels), (fresh,))
-        drawn = old.sample(BATCH - fresh)
-        answers = F.linear(torch.cat([seen.before[chosen], drawn]), *teacher).softmax(1)
-        targets = F.pad(answers, (0, channels - known))
-        labels = seen.labels[chosen]
-        targets[:fresh][labels >= known] = F.one_hot(labels[labels >= known], channels).to(targets)
-        carried = drawn if carry is None else (extend(drawn) @ carry).clamp(min=old.lowest)
-        features = torch.cat([seen.after[chosen], carried])
+        chosen = [torch.randint(len(part.features), (part.number,)) for part in parts]
+        features = torch.cat([part.features[rows] for part, rows in zip(parts, chosen, strict=True)])
+        targets = torch.cat([part.targets[rows] for part, rows in zip(parts, chosen, strict=True)])
         loss = F.cross_entropy(F.linear(features, weight, bias), targets)
         optimizer.zero_grad()
         loss.backward()

@@ -3,24 +3,19 @@
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from css.config.settings import RunConfig
 from css.model.hypercolumn import COMPONENTS, Hypercolumn, columns, fit_directions
 from css.model.segmenter import Segmenter
 from css.model.state import classifier_parameters, evaluating, set_classifiers
-from css.s2mf.alignment import Linear, look
+from css.s2mf.alignment import BATCH, Linear, Rows, look, train
 from css.s2mf.moments import FeatureMoments
 from css.system.tensors import part, prefixed
 from css.training.trainer import Trainer
 from tasks import InputError, Task
-from tasks.source import VOID
 
 IMAGES = 1000  # about so many give the directions,
 PLACES = 40_000  # with about so many places together
-STEPS = 600
-BATCH = 4096  # features per step
-LR = 0.01  # of Adam, falling to 0 linearly
 
 
 def see_hypercolumns(task: Task, model: Segmenter, trainer: Trainer) -> None:
@@ -37,7 +32,8 @@ def see_hypercolumns(task: Task, model: Segmenter, trainer: Trainer) -> None:
 
     def compute() -> dict[str, Tensor]:
         seen = look(task, model, None, trainer)
-        weight, bias = fitted(start, seen.after, seen.labels)
+        targets = F.one_hot(seen.labels, len(start[0])).float()
+        weight, bias = train(start, [Rows(seen.after, targets, BATCH)])
         return {"weight": weight, "bias": bias}
 
     found = trainer.once("first classifier", compute)
@@ -62,20 +58,6 @@ def in_columns(own: Linear, hypercolumn: Hypercolumn) -> Linear:
     width = weight.shape[1]
     rows = weight * hypercolumn.scale[-width:].cpu()
     return rows @ hypercolumn.directions[-width:].cpu(), bias + rows @ hypercolumn.mean[-width:].cpu()
-
-
-def fitted(start: Linear, features: Tensor, labels: Tensor) -> Linear:
-    """The classifier after Adam on cross-entropy; features (N, k), labels (N,)."""
-    weight, bias = (values.clone().requires_grad_() for values in start)
-    optimizer = torch.optim.Adam([weight, bias], LR)
-    for step in tqdm(range(STEPS), desc="first classifier", unit="step", leave=False):
-        optimizer.param_groups[0]["lr"] = LR * (1 - step / STEPS)
-        chosen = torch.randint(len(labels), (BATCH,))
-        loss = F.cross_entropy(F.linear(features[chosen], weight, bias), labels[chosen], ignore_index=VOID)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return weight.detach(), bias.detach()
 
 
 @torch.no_grad()
