@@ -9,6 +9,8 @@ from small_shapes import first_model, small_stream
 
 from css.model.hypercolumn import columns, fit_directions
 from css.model.segmenter import Segmenter
+from css.model.state import classifier_parameters, set_classifiers
+from css.s2mf.hypercolumns import in_columns
 from css.s2mf.moments import extend
 
 WIDTHS = (5, 7, 4)
@@ -128,3 +130,21 @@ def test_columns_of_other_encoders(encoder, widths):
         maps = model.column(torch.zeros(1, 3, 64, 64))
     assert model.column_widths == widths == [found.shape[1] for found in maps]
     assert columns(maps).shape == (1, sum(widths), 4, 4)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_the_networks_own_answers_are_kept(kept):
+    """With the rows of its classifier among 40 directions its logits are the same, with components alone they are not."""
+    model, images = first_model(small_stream()).eval(), torch.randn(8, 3, 64, 64)
+    with torch.no_grad():
+        logits = model(images).logits
+        x = extend(rows_of(model.column(images)).double())
+    own = classifier_parameters(model)
+    first = own[0] if kept else own[0][:0]
+    hypercolumn = fit_directions(x.T @ x, model.column_widths, first, 40)
+    start = in_columns(own, hypercolumn)
+    model.see(hypercolumn)
+    set_classifiers(model, *start)
+    with torch.no_grad():
+        error = (model(images).logits - logits).abs().max() / logits.std()
+    assert (error < 1e-3) == kept
