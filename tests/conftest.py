@@ -20,6 +20,7 @@ def short_alignment():
     """Alignment takes as many steps for a tiny network as for a large one; here a few will do."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("css.s2mf.alignment.STEPS", 20)
+        patch.setattr("css.s2mf.alignment.POOL", 2000)
         yield
 
 

@@ -21,6 +21,7 @@ from css.run.checks import checked_stream, resolve
 from css.run.facts import run_facts
 from css.run.first_task import borrowed_first_task, with_own_head
 from css.run.folder import is_complete, load_task, open_folder, require_same_run, store, task_folder, work_folder
+from css.s2mf.hypercolumns import require_places, see_hypercolumns
 from css.system.files import write_text
 from css.system.log import Log
 from css.system.peak_memory import peak_mb, reset_peak
@@ -47,6 +48,7 @@ def run(config: RunConfig, processes: Processes) -> dict[str, Any]:
     if is_complete(folder):
         return _show(folder, processes)
     model = build_model(config, stream, processes)  # refuses unfit weights, so before anything is written
+    require_places(config, learnt.task(0), model)
     processes.first(lambda: open_folder(config, stream))
     log = Log(folder / "log.jsonl" if processes.is_main else None)
     source, names = stream.source, stream.source.class_names
@@ -102,6 +104,8 @@ def _complete(
         method.learn_first(task, model, trainer)
     else:
         method.learn(task, model, teacher, trainer)
+    if config.model.classifier_features == "hypercolumn" and model.hypercolumn is None:
+        see_hypercolumns(task, model, trainer)
     method.finish(task, model, trainer)
     single = ImageCounts(len(task.test_indices), len(task.seen_classes))
     confusion = evaluate(model, task, config, processes, single)
