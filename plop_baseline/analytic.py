@@ -65,8 +65,9 @@ class RidgeHead(SharedFeatures):
 
 
 class Analytic(Method):
-    """After the first task nothing is trained: a pass over the images of a task adds to two sums, of which the
-    classifier is a function.
+    """After the first task nothing is trained.
+
+    A pass over the images of a task adds to two sums, of which the classifier is a function.
     """
 
     Options = AnalyticOptions

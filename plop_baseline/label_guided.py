@@ -48,8 +48,10 @@ def selective_labels(old_logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def background_scores(old_logits: Tensor, labels: Tensor) -> Tensor:
-    """How much a place belongs to what the old model knows, (B, h, w): its background probability on background,
-    1 on old classes, 0 on new classes and void. labels (B, h, w) after both rules.
+    """How much a place belongs to what the old model knows, (B, h, w).
+
+    Its background probability on background, 1 on old classes, 0 on new classes and void. labels (B, h, w) after both
+    rules.
     """
     known = old_logits.shape[1]
     background = old_logits.softmax(1)[:, BACKGROUND]
