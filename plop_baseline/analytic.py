@@ -65,9 +65,9 @@ class RidgeHead(SharedFeatures):
 
 
 class Analytic(Method):
-    """After the first task nothing is trained: a pass over the images of a task adds to two sums.
+    """After the first task nothing is trained.
 
-    The classifier is a function of them.
+    A pass over the images of a task adds to two sums, of which the classifier is a function.
     """
 
     Options = AnalyticOptions

@@ -71,10 +71,10 @@ def all_rows_bce(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def sure_labels(logits: Tensor, labels: Tensor, threshold: float, first_class: int = 1) -> Tensor:
-    """The old model's class where the label knows none and the model is sure; elsewhere the label.
+    """The row of an old class where the label is below `first_class` and the old model is sure; else the label.
 
-    A label knows none below `first_class` (background, unknown); sure is a largest sigmoid, of a class, of at least
-    `threshold`. logits (B, R, H, W) of the old model at the size of labels (B, H, W).
+    Below `first_class` are background and unknown. Sure is the old model where its largest sigmoid is that of a class
+    and at least `threshold`. logits (B, R, H, W) of the old model at the size of labels (B, H, W).
     """
     confidence, answer = logits.sigmoid().max(1)
     taken = (labels < first_class) & (answer >= first_class) & (confidence >= threshold)
@@ -139,7 +139,7 @@ def with_unknown(labels: Tensor, saliency: Tensor) -> Tensor:
 def known_or_unknown(logits: Tensor) -> Tensor:
     """Logits of the channels (B, R - 1, h, w) from SSUL's rows [unknown, background, classes] (B, R, h, w).
 
-    The background's score is the sum of the first two sigmoids, below 1.
+    The background's score is the sum of the first two sigmoids, kept below 1.
     """
     score = logits[:, :2].sigmoid().sum(1, keepdim=True)
     below_one = 1 - torch.finfo(logits.dtype).eps

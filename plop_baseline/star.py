@@ -144,7 +144,7 @@ class Star(Method):
         return 0.5 if self.options.released else 0.0
 
     def _disjoint(self, trainer: Trainer) -> bool:
-        return trainer.config.setting == "disjoint"
+        return trainer.config.setting in ("disjoint", "partitioned")
 
     @torch.no_grad()
     def _count(self, task: Task, teacher: Segmenter, trainer: Trainer) -> dict[str, Tensor]:
