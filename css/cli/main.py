@@ -62,8 +62,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     _add_current_folder()
-    if os.environ.get("NO_COLOR"):  # see no-color.org; tyro asks for the terminal alone
-        os.environ["TERM"] = "dumb"
     try:
         return _dispatch(arguments)
     except InputError as error:
@@ -117,6 +115,8 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _call(name: str, command: Command, arguments: list[str]) -> int:
+    if os.environ.get("NO_COLOR"):  # see no-color.org; tyro asks for the terminal alone
+        os.environ["TERM"] = "dumb"
     module, _, attribute = command.function.partition(":")
     function = getattr(importlib.import_module(module), attribute)
     if command.parses:
