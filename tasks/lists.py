@@ -34,7 +34,7 @@ def read_list(path: Path, root: Path, images: str, masks: str) -> list[Item]:
     the files are there is left to those who read them.
     """
     layout = _Layout(root, images, masks)
-    lines = [line.strip().replace("\\", "/") for line in _text(path).splitlines()]
+    lines = [line.strip().replace("\\", "/") for line in text_of(path, "image list").splitlines()]
     pairs = [layout.pair(line, f"line {number} of image list {path}") for number, line in enumerate(lines, 1) if line]
     if not pairs:
         raise InputError(f"image list {path} is empty: restore it, one image id a line.")
@@ -123,14 +123,17 @@ class _Layout:
         return self._listed[folder]
 
 
-def _text(path: Path) -> str:
-    """UTF-8, with a byte order mark or without, or UTF-16 with one, as some editors and shells write it."""
+def text_of(path: Path, what: str) -> str:
+    """The content of a text file; `what` names it in the sentence of an error.
+
+    UTF-8, with a byte order mark or without, or UTF-16 with one, as some editors and shells write it.
+    """
     try:
         content = path.read_bytes()
         marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         return content.decode("utf-16" if marked else "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"image list {path} cannot be read ({error}): restore it as a text file in UTF-8.") from error
+        raise InputError(f"{what} {path} cannot be read ({error}): restore it as a text file in UTF-8.") from error
 
 
 def _names(paths: Sequence[str], images: str) -> list[str]:

@@ -52,8 +52,10 @@ def turn_of(image: Image.Image) -> Image.Transpose | None:
 
 
 def as_rgb(image: Image.Image, stored: str, path: Path | str) -> Image.Image:
-    """The image in RGB of 8 bits. Transparency is dropped. Of 16 bits the upper 8 are taken (65535 is white); grey
-    values that are nowhere above 255 are 8 bits and stay.
+    """The image in RGB of 8 bits.
+
+    Transparency is dropped. Of 16 bits the upper 8 are taken (65535 is white); grey values that are nowhere above 255
+    are 8 bits and stay.
 
     Raises InputError for floats, 32 bits, and 16 bits of which the upper 8 would leave almost nothing.
     """

@@ -1,12 +1,13 @@
 """A stream of tasks, cut from a data set by a protocol and a setting."""
 
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from tasks.batches import TaskImages, Transform
-from tasks.errors import InputError
+from tasks.errors import InputError, nearest
 from tasks.protocol import label_lut, seen_classes, select_images, split_classes
 from tasks.source import BACKGROUND, VOID, Source
 
@@ -139,15 +140,15 @@ def _held(source: Source, split: str) -> str:
 def _class_ids(source: Source, classes: Sequence[str | int], flag: str) -> list[int]:
     ids = []
     for given in classes:
-        name = str(given)
+        name = unicodedata.normalize("NFC", str(given))  # as class names are; macOS writes umlauts as two letters
         if name in source.class_names[1:]:
             ids.append(source.class_names.index(name))
         elif name.isdecimal() and 1 <= int(name) < len(source.class_names):
             ids.append(int(name))
         else:
             raise InputError(
-                f"{flag}: {name!r} is not a class of {source.name}; its classes are 1 to "
-                f"{len(source.class_names) - 1}: {', '.join(source.class_names[1:])}."
+                f"{flag}: {name!r} is not a class of {source.name}, which has 1 to {len(source.class_names) - 1}; "
+                f"{nearest(name, source.class_names[1:])}."
             )
     if len(set(ids)) != len(ids):
         raise InputError(f"{flag} names a class twice: {' '.join(map(str, classes))}.")

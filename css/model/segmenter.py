@@ -9,17 +9,29 @@ from typing import cast
 import torch
 from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
 from segmentation_models_pytorch.decoders.deeplabv3.decoder import DeepLabV3Decoder
-from segmentation_models_pytorch.encoders import get_encoder
 from segmentation_models_pytorch.encoders.resnet import ResNetEncoder
 from torch import nn
 
 from css.model.dilation import skip_taps_in_padding
 from css.model.encoder_weights import load_encoder_weights, pixel_statistics
+from css.model.encoders import build_encoder
 from css.model.output import Output
-from tasks.errors import InputError
 
 FEATURES = 256  # channels of the DeepLabV3 decoder
-STRIDE = 16  # output stride of the published geometry
+
+
+class SharedFeatures(nn.Module):
+    """How the maps of the encoder become features and logits: every classifier sees what the decoder makes of them.
+
+    A method with a head of its own puts a module with the same `forward` in its place (`Method.grow`).
+    """
+
+    def forward(
+        self, decoder: nn.Module, classifiers: nn.ModuleList, stages: Sequence[torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features (B, 256, h, w) and logits (B, seen classes, h, w) of the encoder's maps."""
+        features = decoder(stages)
+        return features, torch.cat([classify(features) for classify in classifiers], dim=1)
 
 
 class Segmenter(nn.Module):
@@ -34,7 +46,7 @@ class Segmenter(nn.Module):
 
     def __init__(self, encoder: str, encoder_weights: str | Path = "none") -> None:
         super().__init__()
-        self.encoder = _build_encoder(encoder)
+        self.encoder = build_encoder(encoder)
         self.decoder = DeepLabV3Decoder(
             cast("Sequence[int]", self.encoder.out_channels)[-1], FEATURES,
             atrous_rates=(6, 12, 18), aspp_separable=False, aspp_dropout=0.0,
@@ -42,6 +54,7 @@ class Segmenter(nn.Module):
         initialize_decoder(self.decoder)  # smp's own DeepLabV3 leaves PyTorch's default here
         skip_taps_in_padding(self.decoder)
         self.classifiers = nn.ModuleList()
+        self.head: nn.Module = SharedFeatures()
         self.classes: list[int] = []  # raw class id of every output channel
         if str(encoder_weights) != "none":
             load_encoder_weights(self.encoder, encoder, encoder_weights)
@@ -54,8 +67,8 @@ class Segmenter(nn.Module):
         """Output of (B, 3, H, W): logits (B, C, h, w) and features (B, 256, h, w) at a sixteenth of the size."""
         stages = self.encoder(images)[-4:]
         taps = tuple(activation.__dict__.pop("last_input") for activation in self._tapped) or tuple(stages)
-        features = self.decoder(stages)
-        return Output(torch.cat([classify(features) for classify in self.classifiers], dim=1), features, taps)
+        features, logits = self.head(self.decoder, self.classifiers, stages)
+        return Output(logits, features, taps)
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 (B, 3, H, W) to what the encoder was trained on, channels last."""
@@ -67,7 +80,8 @@ class Segmenter(nn.Module):
 
         "balanced" (MiB Eq. 11, PLOP): every new class starts as a copy of the background, and background and new
         classes share its probability: w_new = w_bg, b_new = b_bg = b_bg - log(N_new + 1). "random": no use of the
-        background. The first classifier is always random.
+        background. The first classifier is always random. Raises ValueError for a class that has a classifier, or
+        another `init`.
         """
         if repeated := set(new_classes) & set(self.classes):
             raise ValueError(f"classes {sorted(repeated)} have a classifier already")
@@ -106,13 +120,3 @@ def _remember_last_activations(encoder: ResNetEncoder) -> list[nn.Module]:
 def _keep_input(activation: nn.Module, inputs: tuple[torch.Tensor]) -> None:
     """A block calls its activation several times; the last call, on the sum, is the one that remains."""
     activation.__dict__["last_input"] = inputs[0]
-
-
-def _build_encoder(name: str) -> nn.Module:
-    try:
-        return get_encoder(name, weights=None, output_stride=STRIDE)
-    except (KeyError, ValueError, NotImplementedError, RuntimeError) as error:
-        raise InputError(
-            f"--model.encoder {name} cannot be built at output stride {STRIDE} ({str(error).splitlines()[0][:120]}); "
-            "choose another one, for example resnet18, resnet50, resnet101 or tu-tf_efficientnet_lite0."
-        ) from None

@@ -22,9 +22,23 @@ def _has_results(cell: Cell) -> bool:
     return (cell.config.folder / "results.json").exists()
 
 
+def unreadable(cells: Iterable[Cell]) -> dict[str, str]:
+    """One sentence for every cell whose run folder is damaged or not ours, by name of the cell."""
+    return {cell.name: complaint for cell in cells if (complaint := _complaint(cell))}
+
+
+def _complaint(cell: Cell) -> str:
+    try:
+        _made_with(cell)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
 def require_agreement(cells: Iterable[Cell]) -> None:
-    """Raises InputError if a run folder, finished or not, was made with other settings than the recipe's, or if two
-    were made with different data or in different precisions (which a recipe may leave to the machine).
+    """Raises InputError if a run folder, finished or not, was made with other settings than the recipe's.
+
+    Also if two were made with different data or in different precisions (which a recipe may leave to the machine).
     """
     first: tuple[Path, dict[str, Any]] | None = None
     for cell in cells:

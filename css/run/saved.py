@@ -19,7 +19,7 @@ from tasks.datasets import registry
 
 
 def config_of(run: Path, data_root: Path | None = None) -> RunConfig:
-    """The configuration of a run folder, wherever the folder lies now."""
+    """The configuration of a run folder, wherever the folder lies now. Raises InputError if it is not one of ours."""
     values = read_config(run)
     try:
         return from_dict(values, str(run / CONFIG_FILE), runs=run.parent, name=run.name,
@@ -33,7 +33,8 @@ def open_run(run: Path, data_root: Path | None) -> tuple[RunConfig, Stream]:
     config = config_of(run, data_root)
     stream = make_stream(config)
     if stream.source.fingerprint() != read_results(run)["data_fingerprint"]:
-        raise InputError(f"The data at {registry.data_root(config.data_root)} is not what {run} was made with.")
+        place = registry.place_of(config.dataset, config.data_root)
+        raise InputError(f"The data at {place} is not what {run} was made with.")
     return config, stream.joint() if make_method(config.method, config.options).joint else stream
 
 
@@ -51,7 +52,8 @@ def load_model(run: Path, config: RunConfig, index: int, processes: Processes) -
     """The network of a run as it was at the end of task `index`."""
     model = kind_of(config.dataset).build(config, read_results(run)["protocol_groups"], pretrained=False)
     model = model.to(processes.device).to(memory_format=torch.channels_last)
+    method = make_method(config.method, config.options)
     for earlier in range(index + 1):
-        model.grow(read_task_result(task_folder(run, earlier))["new_classes"])
+        method.grow(model, read_task_result(task_folder(run, earlier))["new_classes"])
     load_task(task_folder(run, index), model)
     return model

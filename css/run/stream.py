@@ -3,13 +3,13 @@
 from css.config.settings import RunConfig
 from css.kinds.choice import kind_of
 from tasks import Stream
-from tasks.datasets.registry import data_root, open_source
+from tasks.datasets.registry import open_source, place_of
 from tasks.source import Source
 
 
 def make_source(config: RunConfig) -> Source:
     """The data set of a configuration. Raises InputError if it is unknown or not there."""
-    return open_source(config.dataset, data_root(config.data_root))
+    return open_source(config.dataset, place_of(config.dataset, config.data_root))
 
 
 def make_stream(config: RunConfig) -> Stream:

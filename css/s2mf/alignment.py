@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from css.losses import at_places
 from css.model.segmenter import Segmenter
 from css.model.state import classifier_parameters, evaluating, set_classifiers
 from css.s2mf.moments import FeatureMoments, Gaussians, extend, fit_drift
@@ -84,16 +85,18 @@ def aligned(new: Linear, teacher: Linear, old: Gaussians, seen: Seen, drift: Ten
     """The classifiers `new`, trained on features of old classes and of this task, as frequent as in all images.
 
     Cross-entropy to the answers of `teacher`, the classifiers of the previous model; to the label for new classes.
+    A task that showed no labelled place leaves drawn features alone; if there are none either, nothing is learnt.
     """
     known, channels = len(teacher[0]), len(new[0])
-    share = seen.frequency / (seen.frequency + old.counts.sum().item())
-    fresh = min(BATCH, max(1, round(share * BATCH)))
+    fresh = _fresh(seen.frequency if len(seen.labels) else 0, old.counts.sum().item())
+    if fresh is None:
+        return new
     weight, bias = (values.clone().requires_grad_() for values in new)
     carry = drift[:-1].float().T
     optimizer = torch.optim.Adam([weight, bias], LR)
-    for step in tqdm(range(STEPS), desc="alignment", unit="step", leave=False):
+    for step in tqdm(range(STEPS), desc="alignment", unit="step", leave=False, disable=None):
         optimizer.param_groups[0]["lr"] = LR * (1 - step / STEPS)
-        chosen = torch.randint(len(seen.labels), (fresh,))
+        chosen = torch.randint(max(1, len(seen.labels)), (fresh,))
         drawn = old.sample(BATCH - fresh)
         answers = F.linear(torch.cat([seen.before[chosen], drawn]), *teacher).softmax(1)
         targets = F.pad(answers, (0, channels - known))
@@ -107,6 +110,13 @@ def aligned(new: Linear, teacher: Linear, old: Gaussians, seen: Seen, drift: Ten
     return weight.detach(), bias.detach()
 
 
+def _fresh(seen: int, drawn: float) -> int | None:
+    """How many features of a batch are of the task's places, by the numbers of both; None if there are none at all."""
+    if not seen + drawn:
+        return None
+    return min(BATCH, max(1, round(seen / (seen + drawn) * BATCH))) if seen else 0
+
+
 @torch.no_grad()
 def _look(task: Task, model: Segmenter, teacher: Segmenter, trainer: Trainer) -> Seen:
     """Features of the task's images; a random part of them, if there are many."""
@@ -116,7 +126,7 @@ def _look(task: Task, model: Segmenter, teacher: Segmenter, trainer: Trainer) ->
     for images, labels in trainer.passes(task, model, "alignment"):
         with evaluating(model), trainer.autocast():
             before, after = teacher(images).features, model(images).features
-        rows = [_rows(before), _rows(after), _at_places(labels, after).flatten()]
+        rows = [_rows(before), _rows(after), at_places(labels, after.shape[-2:]).flatten().long()]
         counted = (rows[-1] != VOID).nonzero()[:, 0]
         counts += len(counted)
         chosen = counted[torch.randperm(len(counted))[:quota].to(counted.device)]
@@ -127,16 +137,11 @@ def _look(task: Task, model: Segmenter, teacher: Segmenter, trainer: Trainer) ->
 
 def _answers(logits: Tensor, labels: Tensor, task: Task) -> Tensor:
     """The labels at the places of the logits, (N,); what is background there: the model's answer among old classes."""
-    sampled = _at_places(labels, logits)
+    sampled = at_places(labels, logits.shape[-2:]).long()
     if task.index:
         own = logits[:, : len(task.old_classes)].argmax(1)
         sampled = torch.where(sampled == BACKGROUND, own, sampled)
     return sampled.flatten()
-
-
-def _at_places(labels: Tensor, features: Tensor) -> Tensor:
-    """Label maps (B, H, W) at the centres of the cells of a feature map, (B, h, w)."""
-    return F.interpolate(labels[:, None].float(), features.shape[-2:], mode="nearest-exact")[:, 0].long()
 
 
 def _rows(features: Tensor) -> Tensor:

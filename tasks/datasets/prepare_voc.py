@@ -47,7 +47,7 @@ OFFICIAL = Sources(
 
 
 def prepare(root: Path, sources: Sources = OFFICIAL) -> None:
-    """Makes root a data root that `tasks.voc.Voc` reads; does nothing if it is one already.
+    """Makes root a data root that `tasks.datasets.voc.Voc` reads; does nothing if it is one already.
 
     Raises InputError if a download fails or has the wrong checksum, if root cannot be written, or if the archives do
     not hold exactly the expected images.

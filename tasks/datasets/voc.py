@@ -62,6 +62,11 @@ class Voc:
         self._colours = colour_table()
         self._scans: dict[str, tuple[np.ndarray, str]] = {}
 
+    @property
+    def palette(self) -> np.ndarray:
+        """Colours by raw class id, uint8 (256, 3)."""
+        return voc_palette()
+
     def presence(self, split: str) -> np.ndarray:
         """bool (images, 256): which values occur in the mask of each image of the split."""
         return self._scan(split)[0]
