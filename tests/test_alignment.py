@@ -7,9 +7,10 @@ import torch
 from small_shapes import first_model, make_trainer, second_task, small_stream
 from torch.nn import functional as F
 
+from css.losses import at_places
 from css.model.state import classifier_parameters, set_classifiers, snapshot
 from css.s2mf import alignment
-from css.s2mf.alignment import Alignment, Seen, _answers, _at_places, _look, _rows, aligned
+from css.s2mf.alignment import Alignment, Seen, _answers, _look, _rows, aligned
 from css.s2mf.moments import FeatureMoments, Gaussians, fit_drift
 
 BACKGROUND, COW, SHEEP = range(3)
@@ -260,7 +261,7 @@ def test_features_of_all_processes_count(stream, tmp_path):
 def test_rows_and_labels_are_of_the_same_places():
     labels = torch.arange(2 * 32 * 48).reshape(2, 32, 48)
     features = torch.arange(2 * 5 * 2 * 3).reshape(2, 5, 2, 3).float()
-    assert torch.equal(_at_places(labels, features), labels[:, 8::16, 8::16])
+    assert torch.equal(at_places(labels, features.shape[-2:]), labels[:, 8::16, 8::16])
     assert torch.equal(_rows(features)[3 + 1], features[0, :, 1, 1])
 
 

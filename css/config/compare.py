@@ -4,9 +4,9 @@ import dataclasses
 from typing import Any
 
 from css.config.files import FINGERPRINT
-from css.config.settings import LATER, PLACE, ModelConfig, RunConfig, TrainConfig
+from css.config.settings import LATER, PLACE, ModelConfig, Rates, RunConfig, TrainConfig
 
-_SECTIONS = {"": RunConfig, "model.": ModelConfig, "train.": TrainConfig}
+_SECTIONS = {"": RunConfig, "model.": ModelConfig, "train.": TrainConfig, "train.later_rates.": Rates}
 
 
 def _deciding(what: dict[str, str]) -> set[str]:

@@ -25,6 +25,12 @@ METHODS = {
     "gd-wild": "plop_baseline.gd_wild:GdWild",
     "nsp": "plop_baseline.nsp:Nsp",
     "connector": "plop_baseline.connector:Connector",
+    "star": "plop_baseline.star:Star",
+    "dkd": "plop_baseline.dkd:Dkd",
+    "analytic": "plop_baseline.analytic:Analytic",
+    "lgkd": "plop_baseline.lgkd:Lgkd",
+    "barm": "plop_baseline.barm:Barm",
+    "ssul": "plop_baseline.ssul:Ssul",
 }
 
 # BASE+NAME goes around a base method
@@ -32,6 +38,8 @@ WRAPPERS = {
     "s2mf": "css.s2mf.algorithm:Split2MetaFusion",
     "align": "css.s2mf.aligned:Aligned",
     "replay": "plop_baseline.replay:Replay",
+    "ewf": "plop_baseline.ewf:Ewf",
+    "lgkd": "plop_baseline.lgkd:LabelGuided",
 }
 
 

@@ -20,6 +20,20 @@ from css.model.output import Output
 FEATURES = 256  # channels of the DeepLabV3 decoder
 
 
+class SharedFeatures(nn.Module):
+    """How the maps of the encoder become features and logits: every classifier sees what the decoder makes of them.
+
+    A method with a head of its own puts a module with the same `forward` in its place (`Method.grow`).
+    """
+
+    def forward(
+        self, decoder: nn.Module, classifiers: nn.ModuleList, stages: Sequence[torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features (B, 256, h, w) and logits (B, seen classes, h, w) of the encoder's maps."""
+        features = decoder(stages)
+        return features, torch.cat([classify(features) for classify in classifiers], dim=1)
+
+
 class Segmenter(nn.Module):
     """DeepLabV3 (output stride 16, ASPP rates 6, 12, 18, no dropout) with one 1x1 convolution per task.
 
@@ -40,6 +54,7 @@ class Segmenter(nn.Module):
         initialize_decoder(self.decoder)  # smp's own DeepLabV3 leaves PyTorch's default here
         skip_taps_in_padding(self.decoder)
         self.classifiers = nn.ModuleList()
+        self.head: nn.Module = SharedFeatures()
         self.classes: list[int] = []  # raw class id of every output channel
         if str(encoder_weights) != "none":
             load_encoder_weights(self.encoder, encoder, encoder_weights)
@@ -52,8 +67,8 @@ class Segmenter(nn.Module):
         """Output of (B, 3, H, W): logits (B, C, h, w) and features (B, 256, h, w) at a sixteenth of the size."""
         stages = self.encoder(images)[-4:]
         taps = tuple(activation.__dict__.pop("last_input") for activation in self._tapped) or tuple(stages)
-        features = self.decoder(stages)
-        return Output(torch.cat([classify(features) for classify in self.classifiers], dim=1), features, taps)
+        features, logits = self.head(self.decoder, self.classifiers, stages)
+        return Output(logits, features, taps)
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 (B, 3, H, W) to what the encoder was trained on, channels last."""

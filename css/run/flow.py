@@ -13,12 +13,13 @@ from css.kinds.choice import kind_of
 from css.method.contract import Method
 from css.method.registry import make_method
 from css.model.segmenter import Segmenter
+from css.page.run import write_run_page
 from css.report.choice import run_table, scores_of
 from css.report.results import read_results, read_task_result, write_results
 from css.report.scores import Scores
 from css.run.checks import checked_stream, resolve
 from css.run.facts import run_facts
-from css.run.first_task import borrowed_first_task
+from css.run.first_task import borrowed_first_task, with_own_head
 from css.run.folder import is_complete, load_task, open_folder, require_same_run, store, task_folder, work_folder
 from css.system.files import write_text
 from css.system.log import Log
@@ -26,6 +27,7 @@ from css.system.peak_memory import peak_mb, reset_peak
 from css.system.processes import Processes
 from css.training.checkpoint import restore_model
 from css.training.evaluate import evaluate
+from css.training.image_counts import ImageCounts
 from css.training.trainer import Trainer
 from tasks import Stream, Task
 from tasks.palette import palette_of
@@ -54,7 +56,7 @@ def run(config: RunConfig, processes: Processes) -> dict[str, Any]:
     for task in learnt:
         teacher = model.frozen() if task.index else None
         torch.manual_seed(config.seed * 1000 + task.index)  # a restart grows the same classifier
-        model.grow(task.new_classes)
+        method.grow(model, task.new_classes)
         home = task_folder(folder, task.index)
         if not (home / "result.json").exists():
             log.truncate(results[-1]["log_bytes"] if results else 0)
@@ -71,10 +73,11 @@ def run(config: RunConfig, processes: Processes) -> dict[str, Any]:
 
 
 def _show(folder: Path, processes: Processes) -> dict[str, Any]:
-    """Prints the table of a finished run and writes it beside the results, which it returns."""
+    """Prints the table of a finished run and writes it and the report beside the results, which it returns."""
     results = read_results(folder)
     if processes.is_main:
         write_text(folder / "table.md", run_table(results))
+        write_run_page(folder)
         print(f"\n{run_table(results)}", flush=True)
     return results
 
@@ -93,13 +96,16 @@ def _complete(
     config, processes, began = trainer.config, trainer.processes, time.perf_counter()
     reset_peak(processes.device)
     if task.index == 0 and config.task0:
-        restore_model(model, borrowed_first_task(config, task), config.task0)
+        shared = borrowed_first_task(config, task)
+        restore_model(model, with_own_head(shared, model, method), config.task0)
     elif teacher is None:
         method.learn_first(task, model, trainer)
     else:
         method.learn(task, model, teacher, trainer)
     method.finish(task, model, trainer)
-    result = scores_of(config.dataset).task_result(task, evaluate(model, task, config, processes), stream.groups) | {
+    single = ImageCounts(len(task.test_indices), len(task.seen_classes))
+    confusion = evaluate(model, task, config, processes, single)
+    result = scores_of(config.dataset).task_result(task, confusion, stream.groups) | {
         "history": trainer.history,
         "seconds": {
             **_seconds_by_stage(trainer),
@@ -109,7 +115,7 @@ def _complete(
         "peak_memory_mb": peak_mb(processes.device),
         "log_bytes": trainer.log.position(),
     }
-    processes.first(lambda: store(stream, task, model, method, trainer, result))
+    processes.first(lambda: store(stream, task, model, method, trainer, result, single))
 
 
 def _seconds_by_stage(trainer: Trainer) -> dict[str, float]:

@@ -52,7 +52,8 @@ def load_model(run: Path, config: RunConfig, index: int, processes: Processes) -
     """The network of a run as it was at the end of task `index`."""
     model = kind_of(config.dataset).build(config, read_results(run)["protocol_groups"], pretrained=False)
     model = model.to(processes.device).to(memory_format=torch.channels_last)
+    method = make_method(config.method, config.options)
     for earlier in range(index + 1):
-        model.grow(read_task_result(task_folder(run, earlier))["new_classes"])
+        method.grow(model, read_task_result(task_folder(run, earlier))["new_classes"])
     load_task(task_folder(run, index), model)
     return model

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from css.losses import at_places
 from css.model.segmenter import Segmenter
 from css.model.state import classifier_parameters, evaluating, set_classifiers
 from css.s2mf.moments import FeatureMoments, Gaussians, extend, fit_drift
@@ -93,7 +94,7 @@ def aligned(new: Linear, teacher: Linear, old: Gaussians, seen: Seen, drift: Ten
     weight, bias = (values.clone().requires_grad_() for values in new)
     carry = drift[:-1].float().T
     optimizer = torch.optim.Adam([weight, bias], LR)
-    for step in tqdm(range(STEPS), desc="alignment", unit="step", leave=False):
+    for step in tqdm(range(STEPS), desc="alignment", unit="step", leave=False, disable=None):
         optimizer.param_groups[0]["lr"] = LR * (1 - step / STEPS)
         chosen = torch.randint(max(1, len(seen.labels)), (fresh,))
         drawn = old.sample(BATCH - fresh)
@@ -125,7 +126,7 @@ def _look(task: Task, model: Segmenter, teacher: Segmenter, trainer: Trainer) ->
     for images, labels in trainer.passes(task, model, "alignment"):
         with evaluating(model), trainer.autocast():
             before, after = teacher(images).features, model(images).features
-        rows = [_rows(before), _rows(after), _at_places(labels, after).flatten()]
+        rows = [_rows(before), _rows(after), at_places(labels, after.shape[-2:]).flatten().long()]
         counted = (rows[-1] != VOID).nonzero()[:, 0]
         counts += len(counted)
         chosen = counted[torch.randperm(len(counted))[:quota].to(counted.device)]
@@ -136,16 +137,11 @@ def _look(task: Task, model: Segmenter, teacher: Segmenter, trainer: Trainer) ->
 
 def _answers(logits: Tensor, labels: Tensor, task: Task) -> Tensor:
     """The labels at the places of the logits, (N,); what is background there: the model's answer among old classes."""
-    sampled = _at_places(labels, logits)
+    sampled = at_places(labels, logits.shape[-2:]).long()
     if task.index:
         own = logits[:, : len(task.old_classes)].argmax(1)
         sampled = torch.where(sampled == BACKGROUND, own, sampled)
     return sampled.flatten()
-
-
-def _at_places(labels: Tensor, features: Tensor) -> Tensor:
-    """Label maps (B, H, W) at the centres of the cells of a feature map, (B, h, w)."""
-    return F.interpolate(labels[:, None].float(), features.shape[-2:], mode="nearest-exact")[:, 0].long()
 
 
 def _rows(features: Tensor) -> Tensor:
