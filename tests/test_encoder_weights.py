@@ -211,5 +211,5 @@ def test_hub_that_cannot_be_reached(monkeypatch, encoder):
         raise ConnectionError("no network")
 
     monkeypatch.setattr(encoder_weights, "get_encoder", unreachable)
-    with pytest.raises(InputError, match="resnet18 cannot be fetched.*--model.encoder-weights PATH or none"):
+    with pytest.raises(InputError, match=r"resnet18 cannot be fetched.*--model.encoder-weights PATH or none"):
         load_encoder_weights(encoder, NAME, "imagenet")
