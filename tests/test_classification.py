@@ -105,7 +105,9 @@ def test_report_evaluate_and_what_draws_masks(runs):
     shown = css("evaluate", run, "--task", "1").out
     for value in results(run)["tasks"][1]["accuracy"]:
         assert f"{100 * value:.2f}" in shown
-    masks = (["predict", run, "photo.jpg"], ["export", run], ["analyse", run], ["evaluate", run, "--geometry", "whole"])
+    photo = run.parent / "photo.png"
+    Image.new("RGB", (40, 40)).save(photo)
+    masks = (["predict", run, photo], ["export", run], ["analyse", run], ["evaluate", run, "--geometry", "whole"])
     for command in masks:
         outcome = css(*command)
         assert outcome.code == 2 and "image labels" in outcome.complaint

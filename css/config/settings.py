@@ -30,7 +30,7 @@ class ModelConfig:
     """Any encoder of segmentation-models-pytorch for output stride 16, or tu-NAME of timm (docs/encoders.md)."""
     encoder_weights: str = field(default="imagenet", metadata=EVERY)
     """none, imagenet (downloaded by smp) or the path of a file of the same architecture."""
-    classifier_features: ClassifierFeatures = field(default="auto", metadata=LATER)
+    classifier_features: ClassifierFeatures = field(default="auto", metadata={**LATER, "before": "decoder"})
     """What the classifiers see from the end of the first task on: the decoder's features, or hypercolumns: the last
     stages and the decoder on directions that are fitted then, and stay. auto is what the method is made for."""
 
