@@ -105,7 +105,8 @@ def test_report_evaluate_and_what_draws_masks(runs):
     shown = css("evaluate", run, "--task", "1").out
     for value in results(run)["tasks"][1]["accuracy"]:
         assert f"{100 * value:.2f}" in shown
-    for command in (["predict", run, "photo.jpg"], ["analyse", run], ["evaluate", run, "--geometry", "whole"]):
+    masks = (["predict", run, "photo.jpg"], ["export", run], ["analyse", run], ["evaluate", run, "--geometry", "whole"])
+    for command in masks:
         outcome = css(*command)
         assert outcome.code == 2 and "image labels" in outcome.complaint
     assert (run / "task_1" / "dreams-old.png").exists()

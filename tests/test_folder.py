@@ -322,7 +322,7 @@ def test_images_without_masks_are_left_out(tmp_path):
     assert "1 images of images have no mask" in remarks[0]
     source = Folder(tmp_path)
     assert len(source.presence("train")) + len(source.presence("test")) == 6
-    assert "1 images of train have no mask" in report(check(tmp_path))
+    assert "1 images in images have no mask" in report(check(tmp_path))
 
 
 # what check finds ----------------------------------------------------------------------------------------------------

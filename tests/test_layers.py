@@ -29,9 +29,10 @@ LAYERS = [
     {"css.method"},
     {"css.s2mf"},
     {"css.report"},
+    {"css.page"},
     {"css.run"},
-    {"css.recipe", "css.analysis"},
-    {"css.table"},
+    {"css.recipe", "css.analysis", "css.predict"},
+    {"css.table", "css.export"},
     {"css.cli"},
     {"css.__main__"},
     {"plop_baseline"},  # methods: above all that they may use, and only plug-ins below know their names

@@ -133,7 +133,8 @@ def test_the_same_files_without_checkpoints_and_data(tmp_path):
     assert table(recipe, tmp_path).code == 0
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
     pictures = ["curves-1-1.png", "forgetting-1-1.png"]
-    assert names == [*pictures, "table-classes.md", "table-tasks.md", "table.csv", "table.md", "table.tex"]
+    pages = [*pictures, "report.html"]
+    assert names == [*pages, "table-classes.md", "table-tasks.md", "table.csv", "table.md", "table.tex"]
     first = {name: (folder / name).read_bytes() for name in names}
     for cell in cells.values():
         shutil.rmtree(cell.config.folder / "task_0")
@@ -290,7 +291,7 @@ def test_a_damaged_run_is_named_and_the_others_are_shown(damage, tmp_path):
 
 
 def test_foreign_linked_and_missing_results_hide_no_run(tmp_path):
-    _, cells = small(tmp_path, seeds=[1, 2])
+    cells = small(tmp_path, seeds=[1, 2])[1]
     for cell in cells.values():
         write_run(cell, SMALL, small_ious([0.5] * 4))
     runs = next(iter(cells.values())).config.folder.parent

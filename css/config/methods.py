@@ -19,6 +19,7 @@ METHODS = {
     "lwf-mc": "plop_baseline.lwf_mc:LwfMc",
     "ewc": "plop_baseline.ewc:Ewc",
     "frozen": "plop_baseline.frozen:Frozen",
+    "hypercolumn": "plop_baseline.hypercolumn:HypercolumnMethod",
     "mas": "plop_baseline.mas:Mas",
     "gem": "plop_baseline.gem:Gem",
     "a-gem": "plop_baseline.a_gem:AGem",

@@ -8,6 +8,7 @@ import tyro
 
 OptionsT = TypeVar("OptionsT")
 BatchNormMode = Literal["train", "freeze", "freeze-stats"]
+ClassifierFeatures = Literal["auto", "decoder", "hypercolumn"]
 
 
 # What a setting decides, in the metadata of its field. `css.config.compare` reads it.
@@ -29,6 +30,9 @@ class ModelConfig:
     """Any encoder of segmentation-models-pytorch for output stride 16, or tu-NAME of timm (docs/encoders.md)."""
     encoder_weights: str = field(default="imagenet", metadata=EVERY)
     """none, imagenet (downloaded by smp) or the path of a file of the same architecture."""
+    classifier_features: ClassifierFeatures = field(default="auto", metadata=LATER)
+    """What the classifiers see from the end of the first task on: the decoder's features, or hypercolumns: the last
+    stages and the decoder on directions that are fitted then, and stay. auto is what the method is made for."""
 
 
 @dataclass(frozen=True)

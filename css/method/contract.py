@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from css.config.settings import NoOptions, RunConfig
+from css.config.settings import ClassifierFeatures, NoOptions, RunConfig
 from css.losses import cross_entropy
 from css.model.output import Output
 from css.model.segmenter import Segmenter
@@ -29,6 +29,7 @@ class Method:
     options_within: ClassVar[Mapping[str, Any]] = {}
     train_settings: ClassVar[Mapping[str, Any]] = {}  # defaults of --train, where the method has its own
     joint: ClassVar[bool] = False  # learn all classes in one single task
+    classifier_features: ClassifierFeatures = "decoder"  # what --model.classifier-features auto means: or "hypercolumn"
     segmentation_only: bool = False  # needs a background class, or logits that are no log-probabilities
     linear: bool = True  # all classifiers are 1x1 convolutions of the features, which others may train once more
     summary: ClassVar[str] = ""  # one line for `css list`

@@ -37,6 +37,7 @@ class Wrapper(Method):
         self.base = base
         self.segmentation_only = type(self).segmentation_only or base.segmentation_only
         self.linear = base.linear
+        self.classifier_features = base.classifier_features
 
     def require_base(self, base: Method) -> None:
         """Raises InputError for a base that this wrapper cannot go around."""

@@ -24,13 +24,15 @@ def _has_results(cell: Cell) -> bool:
 
 def unreadable(cells: Iterable[Cell]) -> dict[str, str]:
     """One sentence for every cell whose run folder is damaged or not ours, by name of the cell."""
-    found = {}
-    for cell in cells:
-        try:
-            _made_with(cell)
-        except InputError as error:
-            found[cell.name] = str(error)
-    return found
+    return {cell.name: complaint for cell in cells if (complaint := _complaint(cell))}
+
+
+def _complaint(cell: Cell) -> str:
+    try:
+        _made_with(cell)
+    except InputError as error:
+        return str(error)
+    return ""
 
 
 def require_agreement(cells: Iterable[Cell]) -> None:

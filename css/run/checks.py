@@ -93,15 +93,20 @@ def _require_batch_norm(train: TrainConfig) -> None:
 
 
 def resolve(config: RunConfig) -> RunConfig:
-    """Replaces "auto" by what this machine does, so that the saved configuration says what was run."""
-    if config.train.precision != "auto":
-        return config
-    bf16 = (
-        torch.cuda.is_bf16_supported(including_emulation=False)
-        if torch.cuda.is_available()
-        else torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    )
-    return dataclasses.replace(config, train=dataclasses.replace(config.train, precision="bf16" if bf16 else "fp32"))
+    """Replaces "auto" by what this machine and the method do, so that the saved configuration says what was run."""
+    model, train = config.model, config.train
+    if model.classifier_features == "auto":
+        wanted = make_method(config.method, config.options).classifier_features
+        model = dataclasses.replace(model, classifier_features=wanted)
+    if train.precision == "auto":
+        train = dataclasses.replace(train, precision="bf16" if _multiplies_bf16() else "fp32")
+    return dataclasses.replace(config, model=model, train=train)
+
+
+def _multiplies_bf16() -> bool:
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def checked_stream(config: RunConfig, world: int) -> Stream:

@@ -30,6 +30,8 @@ def borrowed_first_task(config: RunConfig, task: Task) -> dict[str, torch.Tensor
     wanted, found = make_method(config.method, config.options).first_task(), facts.get("first_task", FIRST_TASK)
     if wanted != found:
         reasons.append(f"{config.method} here needs a first task learnt with {wanted}, and that one was with {found}")
+    if config.model.classifier_features == "decoder" and any(name.startswith("model.hypercolumn.") for name in tensors):
+        reasons.append("its classifiers see hypercolumns, add --model.classifier-features hypercolumn")
     if reasons:
         raise InputError(f"--task0 {run} does not fit this run: {'; '.join(reasons)}.")
     return tensors

@@ -13,6 +13,7 @@ from css.kinds.choice import kind_of
 from css.method.contract import Method
 from css.method.registry import make_method
 from css.model.segmenter import Segmenter
+from css.page.run import write_run_page
 from css.report.choice import run_table, scores_of
 from css.report.results import read_results, read_task_result, write_results
 from css.report.scores import Scores
@@ -20,12 +21,14 @@ from css.run.checks import checked_stream, resolve
 from css.run.facts import run_facts
 from css.run.first_task import borrowed_first_task, with_own_head
 from css.run.folder import is_complete, load_task, open_folder, require_same_run, store, task_folder, work_folder
+from css.s2mf.hypercolumns import require_places, see_hypercolumns
 from css.system.files import write_text
 from css.system.log import Log
 from css.system.peak_memory import peak_mb, reset_peak
 from css.system.processes import Processes
 from css.training.checkpoint import restore_model
 from css.training.evaluate import evaluate
+from css.training.image_counts import ImageCounts
 from css.training.trainer import Trainer
 from tasks import Stream, Task
 from tasks.palette import palette_of
@@ -45,6 +48,7 @@ def run(config: RunConfig, processes: Processes) -> dict[str, Any]:
     if is_complete(folder):
         return _show(folder, processes)
     model = build_model(config, stream, processes)  # refuses unfit weights, so before anything is written
+    require_places(config, learnt.task(0), model)
     processes.first(lambda: open_folder(config, stream))
     log = Log(folder / "log.jsonl" if processes.is_main else None)
     source, names = stream.source, stream.source.class_names
@@ -71,10 +75,11 @@ def run(config: RunConfig, processes: Processes) -> dict[str, Any]:
 
 
 def _show(folder: Path, processes: Processes) -> dict[str, Any]:
-    """Prints the table of a finished run and writes it beside the results, which it returns."""
+    """Prints the table of a finished run and writes it and the report beside the results, which it returns."""
     results = read_results(folder)
     if processes.is_main:
         write_text(folder / "table.md", run_table(results))
+        write_run_page(folder)
         print(f"\n{run_table(results)}", flush=True)
     return results
 
@@ -99,8 +104,12 @@ def _complete(
         method.learn_first(task, model, trainer)
     else:
         method.learn(task, model, teacher, trainer)
+    if config.model.classifier_features == "hypercolumn" and model.hypercolumn is None:
+        see_hypercolumns(task, model, trainer)
     method.finish(task, model, trainer)
-    result = scores_of(config.dataset).task_result(task, evaluate(model, task, config, processes), stream.groups) | {
+    single = ImageCounts(len(task.test_indices), len(task.seen_classes))
+    confusion = evaluate(model, task, config, processes, single)
+    result = scores_of(config.dataset).task_result(task, confusion, stream.groups) | {
         "history": trainer.history,
         "seconds": {
             **_seconds_by_stage(trainer),
@@ -110,7 +119,7 @@ def _complete(
         "peak_memory_mb": peak_mb(processes.device),
         "log_bytes": trainer.log.position(),
     }
-    processes.first(lambda: store(stream, task, model, method, trainer, result))
+    processes.first(lambda: store(stream, task, model, method, trainer, result, single))
 
 
 def _seconds_by_stage(trainer: Trainer) -> dict[str, float]:

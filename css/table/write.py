@@ -16,12 +16,13 @@ from css.system.files import write_text
 from css.table.choice import columns_of
 from css.table.columns import Columns
 from css.table.line import Line, text
+from css.table.page import write_table_page
 
 _NOT_CONSTANT = ("method", "options", "protocol", "seed")
 
 
 def write_table(recipe: Recipe, cells: Sequence[Cell], records: dict[str, Record], folder: Path) -> str:
-    """Writes table.md, .csv, .tex, table-tasks.md, table-classes.md and the pictures; returns table.md.
+    """Writes table.md, .csv, .tex, table-tasks.md, table-classes.md, report.html and the pictures; returns table.md.
 
     `records`: of the finished cells, by name of the cell. The same records give the same files, byte for byte.
     """
@@ -37,6 +38,7 @@ def write_table(recipe: Recipe, cells: Sequence[Cell], records: dict[str, Record
     for protocol in recipe.protocols:
         if shown := [line for line in lines if line.protocol == protocol and line.records]:
             columns.draw(folder, protocol, shown)
+    write_table_page(folder, title, caption, header, rows, lines, columns)
     return text
 
 

@@ -19,6 +19,7 @@ from css.model.batchnorm import group_batch_norm, hold
 from css.model.segmenter import Segmenter
 from css.system.log import Log
 from css.system.processes import Processes
+from css.system.progress import say_epoch
 from css.system.tensors import load_tensors, save_tensors
 from css.training.checkpoint import Stage
 from css.training.loaders import autocast, make_loader
@@ -70,7 +71,8 @@ class Trainer:
             loader, batches = self._loader(task, stage)
             done, per_epoch = self._resume(current), len(batches)
             forward = self.processes.distributed(model)
-            quiet, what = not self.processes.is_main or done == epochs, f"task {task.index} {stage}"
+            # disable=None: drawn on terminals only
+            quiet, what = not self.processes.is_main or done == epochs or None, f"task {task.index} {stage}"
             with tqdm(total=epochs * per_epoch, initial=done * per_epoch, desc=what, unit="step", disable=quiet) as bar:
                 for epoch in range(done, epochs):
                     batches.epoch = epoch
@@ -90,6 +92,8 @@ class Trainer:
                     seconds = time.perf_counter() - began
                     self.history.append({"stage": stage, "epoch": epoch, **means, "seconds": seconds})
                     self._save(current, epoch + 1)
+                    if not quiet:
+                        say_epoch(what, epoch + 1, epochs, means, seconds)
         self.processes.broadcast(model)
 
     def passes(
@@ -103,7 +107,7 @@ class Trainer:
         number = len(loader) if most is None else min(most, len(loader))
         quiet, what = not self.processes.is_main, f"task {task.index} {purpose}"
         batches = tqdm(
-            itertools.islice(loader, number), total=number, desc=what, unit="batch", leave=False, disable=quiet
+            itertools.islice(loader, number), total=number, desc=what, unit="batch", leave=False, disable=quiet or None
         )
         for images, labels in batches:
             yield model.normalise(images), labels.to(self.processes.device)
