@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from small_voc import Killed, css, kill_at
 from torch import nn
 
@@ -192,7 +193,6 @@ def test_protocol_that_does_not_divide(protocol, tmp_path):
 
 
 def test_gd_wild_distils_on_the_images_of_a_folder(runs, tmp_path):
-    from PIL import Image
 
     (tmp_path / "wild" / "deep").mkdir(parents=True)
     for number in range(3):
