@@ -26,6 +26,7 @@ from css.system.files import write_text
 from css.system.log import Log
 from css.system.peak_memory import peak_mb, reset_peak
 from css.system.processes import Processes
+from css.system.track import Tracker, find_tracker
 from css.training.checkpoint import restore_model
 from css.training.evaluate import evaluate
 from css.training.image_counts import ImageCounts
@@ -47,10 +48,11 @@ def run(config: RunConfig, processes: Processes) -> dict[str, Any]:
     processes.first(lambda: require_same_run(config, stream))
     if is_complete(folder):
         return _show(folder, processes)
+    tracker_type = find_tracker(config.track)
     model = build_model(config, stream, processes)  # refuses unfit weights, so before anything is written
     require_places(config, learnt.task(0), model)
     processes.first(lambda: open_folder(config, stream))
-    log = Log(folder / "log.jsonl" if processes.is_main else None)
+    log, tracker = open_log(config, tracker_type, processes)
     source, names = stream.source, stream.source.class_names
     colours = palette_of(source)[: len(names)].tolist()
     facts = run_facts(as_dict(config), stream.groups, names, source.fingerprint(), colours)
@@ -69,9 +71,20 @@ def run(config: RunConfig, processes: Processes) -> dict[str, Any]:
         if processes.is_main:
             shutil.rmtree(work_folder(home), ignore_errors=True)
             write_results(folder, facts, scores.summary(results), results, complete=task.index == len(learnt) - 1)
+            tracker.task(results[-1], home)
             print(_brief(results[-1], scores), flush=True)
     processes.wait()
-    return _show(folder, processes)
+    shown = _show(folder, processes)
+    tracker.end(run_table(shown))
+    return shown
+
+
+def open_log(config: RunConfig, tracker_type: type[Tracker], processes: Processes) -> tuple[Log, Tracker]:
+    """The log of a run and its tracker, which sees what is logged; in other processes than the first nothing is."""
+    if not processes.is_main:
+        return Log(None), Tracker(config.folder, {})
+    tracker = tracker_type(config.folder, as_dict(config))
+    return Log(config.folder / "log.jsonl", tracker.step), tracker
 
 
 def _show(folder: Path, processes: Processes) -> dict[str, Any]:
