@@ -30,7 +30,7 @@ LAYERS = [
     {"css.s2mf"},
     {"css.report"},
     {"css.run"},
-    {"css.recipe", "css.analysis"},
+    {"css.recipe", "css.analysis", "css.extend"},
     {"css.table"},
     {"css.cli"},
     {"css.__main__"},
