@@ -72,7 +72,7 @@ def test_synchronised_batch_norm_on_gpus_takes_one_image_per_process(monkeypatch
 @pytest.mark.parametrize(
     ("config", "says"),
     [
-        (small(seed=-1), "--seed must be 0 or more"),
+        (small(seed=-1), "--seed -1 must be from 0 to"),
         (small("joint", task0=Path("runs/other")), "--task0 cannot be used with joint training"),
         (small("plop", train={"crop": 48}), "--train.crop 48 is too small for plop.* at least 64 pixels"),
         (dataclasses.replace(small(), method="plopp"), "--method plopp is unknown"),
