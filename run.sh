@@ -5,8 +5,9 @@
 # bash run.sh cifar100 10-split    image labels: CIFAR-100, tiny-imagenet 25-split, or the built-in shapes-cls 5-split
 # bash run.sh table1 [options]     the classification tables
 # bash run.sh test                 the test-suite
+# bash run.sh lint                 ruff, mypy and codespell
 # bash run.sh docs                 the site with the API reference, into site/
-# bash run.sh COMMAND ...          any other command of css: table, evaluate, analyse, predict, report, prepare, list
+# bash run.sh COMMAND ...          any other command of css: table, evaluate, analyse, predict, report, data, prepare, list
 #
 # Uses the active environment if it has the packages, else makes .venv beside this file. GPUS=n sets the number of
 # processes. An interrupted run goes on with the same command.
@@ -55,7 +56,7 @@ if ! has_packages python; then
     cmp -s "$root/pyproject.toml" "$root/.venv/installed.toml" || make_environment
 fi
 
-[ $# -gt 0 ] || { sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -gt 0 ] || { sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 command="$1"; shift
 case "$command" in
     table2) exec "$python" "$css" table "$root/recipes/table2.yaml" "$@" ;;
@@ -63,7 +64,16 @@ case "$command" in
         code=0
         for recipe in "$root"/recipes/table1-*.yaml; do "$python" "$css" table "$recipe" "$@" || code=$?; done
         exit "$code" ;;
-    test) cd "$root" && exec "$python" -m pytest "$@" ;;
+    test)
+        "$python" -c 'import xdist' 2>/dev/null || install test
+        cd "$root" && exec "$python" -m pytest -n 2 "$@" ;;
+    lint)
+        cd "$root"
+        "$python" -c 'import codespell_lib, mypy, ruff' 2>/dev/null || install test
+        "$python" -m ruff check
+        "$python" -m ruff format --check
+        "$python" -m mypy
+        exec "$python" -m codespell_lib ;;
     docs)
         "$python" -c 'import material, mkdocstrings_handlers.python' 2>/dev/null || install docs
         cd "$root" && NO_MKDOCS_2_WARNING=1 exec "$python" -m mkdocs build "$@" ;;

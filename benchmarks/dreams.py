@@ -1,4 +1,4 @@
-"""One step of dreaming, with BatchNorm's deviations as we compute them and as PyTorch's `mean` and `var` would:
+"""One step of dreaming, with BatchNorm's deviations as we compute them and as PyTorch's `mean` and `var` would.
 
     PYTHONPATH=. python benchmarks/dreams.py
 

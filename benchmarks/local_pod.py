@@ -1,4 +1,4 @@
-"""Local POD loss, forward and backward, against a straightforward loop over regions:
+"""Local POD loss, forward and backward, against a straightforward loop over regions.
 
     PYTHONPATH=. python benchmarks/local_pod.py
 
@@ -40,8 +40,10 @@ def loop_loss(old_maps: list[Tensor], new_maps: list[Tensor], num_seen: int, num
         is_logits = i == len(old_maps) - 1
         if is_logits:
             background = new[:, :1] + new[:, old.shape[1] :].sum(dim=1, keepdim=True)
-            new = torch.cat([background, new[:, 1 : old.shape[1]]], dim=1)
-        distance = (loop_embedding(old**2) - loop_embedding(new**2)).norm(dim=1).mean()
+            merged = torch.cat([background, new[:, 1 : old.shape[1]]], dim=1)
+        else:
+            merged = new
+        distance = (loop_embedding(old**2) - loop_embedding(merged**2)).norm(dim=1).mean()
         losses.append((5e-4 if is_logits else 0.01) * (num_seen / num_new) ** 0.5 * distance)
     return sum(losses) / len(losses)
 

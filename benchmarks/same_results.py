@@ -96,7 +96,7 @@ def plain_environment(checkout: Path) -> dict[str, str]:
 def call(arguments: list[str], checkout: Path, environment: dict[str, str]) -> str:
     """Standard output of Python with these arguments."""
     command = [sys.executable, *arguments]
-    outcome = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True)
+    outcome = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
     if outcome.returncode:
         raise SystemExit(f"{outcome.stderr[-4000:]}\n{' '.join(arguments)} in {checkout} failed: {outcome.returncode}.")
     return outcome.stdout
@@ -185,8 +185,9 @@ def without_seconds(text: str, separator: str) -> str:
 def _made_with(checkout: Path, runs: Path) -> dict[str, Any]:
     """Commit, versions and hardware, which are told and not compared."""
     git = ["git", "-C", str(checkout)]
-    commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True).stdout.strip()
+    said = {"capture_output": True, "text": True}  # empty without git
+    commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], check=False, **said).stdout.strip()
+    changed = subprocess.run([*git, "status", "--porcelain"], check=False, **said).stdout.strip()
     results = json.loads(next(runs.rglob("results.json")).read_text())
     return {"commit": (commit or "unknown") + (" with changes" if changed else ""),
             **{key: results.get(key) for key in ("versions", "hardware")}}  # fmt: skip
@@ -248,8 +249,10 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
 def differences(
     before: dict[str, Any], after: dict[str, Any], may_be_added: tuple[str, ...]
 ) -> tuple[list[str], dict[str, Any]]:
-    """One phrase for every key that differs, and what was added below these prefixes. Numbers are equal if all their
-    digits are."""
+    """One phrase for every key that differs, and what was added below these prefixes.
+
+    Numbers are equal if all their digits are.
+    """
     added = {key: value for key, value in after.items() if key not in before and key.startswith(may_be_added)}
     changes = [
         f"{key} is {_text(before, key)} before and {_text(after, key)} after"

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from css.config.settings import RunConfig
 from css.losses import upsample
 from css.method.contract import Method
-from css.model.segmenter import STRIDE, Segmenter
+from css.model.encoders import STRIDE
+from css.model.segmenter import Segmenter
 from css.training.trainer import Trainer
 from plop_baseline.pod import SCALES, pod_loss
 from plop_baseline.pseudo_labels import EntropyHistogram, pseudo_label, weighted_cross_entropy

@@ -31,6 +31,7 @@ class EntropyHistogram:
     mode "official" repeats the arithmetic of the published code (100 bins on [0, 1]; not a median), mode "median" is
     the definition of the paper, exact to 2.5e-7 plus the rounding of a float32 entropy.
     `counts` is int64 (num_seen, bins): the counts of several processes may be summed (all_reduce) before `thresholds`.
+    Raises InputError for another mode.
     """
 
     def __init__(self, num_old: int, num_seen: int, mode: str = "official", device: torch.device | str = "cpu") -> None:

@@ -12,7 +12,8 @@ import numpy as np
 from tasks.errors import InputError
 from tasks.source import BACKGROUND, VOID
 
-SETTINGS = ("overlap", "disjoint", "sequential")
+SETTINGS = ("overlap", "disjoint", "sequential", "partitioned")
+PARTITION_SEED = 0  # the same for all runs, so that methods and seeds are compared on the same images
 
 
 def split_classes(protocol: str, num_classes: int, order: Sequence[int] | None = None) -> list[list[int]]:
@@ -62,8 +63,9 @@ def select_images(presence: np.ndarray, groups: list[list[int]], index: int, set
     """Ascending indices, int64 (n,), of the images of task `index`; presence is bool (images, 256).
 
     Training images hold a current class (the background does not count); in the disjoint and sequential settings they
-    hold no future class besides. Test images hold any seen foreground class, whatever the setting. Classes in no group
-    (left out of a class subset) are background: they never exclude an image.
+    hold no future class besides. In the partitioned setting (Kwak et al., arXiv 2405.09858) every image is in one task
+    only: that of one of its classes, drawn at random. Test images hold any seen foreground class, whatever the setting.
+    Classes in no group (left out of a class subset) are background: they never exclude an image.
 
     Raises InputError for an unknown setting or split.
     """
@@ -71,10 +73,28 @@ def select_images(presence: np.ndarray, groups: list[list[int]], index: int, set
     _require_choice("split", split, ("train", "test"))
     if split == "test":
         return np.flatnonzero(_holds_any(presence, seen_classes(groups, index)))
-    chosen = _holds_any(presence, groups[index])
-    if setting != "overlap":
+    if setting == "partitioned":
+        chosen = np.isin(drawn_classes(presence, groups), [c for c in groups[index] if c != BACKGROUND])
+    else:
+        chosen = _holds_any(presence, groups[index])
+    if setting in ("disjoint", "sequential"):
         chosen &= ~_holds_any(presence, [class_id for group in groups[index + 1 :] for class_id in group])
     return np.flatnonzero(chosen)
+
+
+def drawn_classes(presence: np.ndarray, groups: list[list[int]]) -> np.ndarray:
+    """For each image one of the foreground classes of the stream that it holds, int64 (images,); 0 if it holds none.
+
+    Each is drawn with the same probability (as in the authors' code, jihwankwak/CISS_partitioned). The draw
+    depends on the classes of the stream, but neither on their order nor on the protocol.
+    """
+    classes = np.array(sorted(c for group in groups for c in group if c != BACKGROUND))
+    held = presence[:, classes]
+    count = held.sum(1)
+    draw = np.random.default_rng(PARTITION_SEED).random(len(presence))
+    rank = np.minimum(np.floor(draw * count).astype(np.int64), np.maximum(count - 1, 0))
+    place = (held.cumsum(1) > rank[:, None]).argmax(1)
+    return np.where(count > 0, classes[place], BACKGROUND)
 
 
 def label_lut(

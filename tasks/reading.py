@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import safetensors.numpy
@@ -18,47 +19,60 @@ from PIL import Image
 from safetensors import SafetensorError
 from tqdm import tqdm
 
+from tasks.colours import ColourTable
 from tasks.errors import InputError
+from tasks.pixels import as_rgb, as_values, stored_as, turn_of
 
-FORMAT = b"presence 1"  # part of the key: raise the number when the meaning of the cached table changes
+FORMAT = b"presence 2"  # part of the key: raise the number when what is checked or the cached table changes
+
+
+class Decoded(NamedTuple):
+    """A file as Pillow decodes it."""
+
+    image: Image.Image
+    stored: str  # of `stored_as`
+    turn: Image.Transpose | None  # of `turn_of`
 
 
 def open_image(path: Path | str) -> Image.Image:
-    """The fully decoded image in RGB. Raises InputError naming the file if it is missing or cannot be decoded."""
-    return _decode(path, "image").convert("RGB")
+    """The fully decoded image in RGB, as a viewer shows it: EXIF's orientation is applied, depths as in `as_rgb`.
 
-
-def open_mask(path: Path | str) -> Image.Image:
-    """The fully decoded mask, whose pixel values are raw class ids (palette indices or grey values).
-
-    Raises InputError naming the file if it is missing, cannot be decoded or has colours instead of indices.
+    Raises InputError naming the file if it is missing, cannot be decoded, or has pixels of no known white.
     """
-    mask = _decode(path, "mask")
-    if mask.mode not in ("P", "L"):
-        raise InputError(
-            f"mask {path} has mode {mask.mode} instead of one class id per pixel: "
-            "save it as a palette or 8-bit grey PNG."
-        )
-    return mask
+    image, stored, turn = _decode(path, "image")
+    return _turned(as_rgb(image, stored, path), turn)
+
+
+def open_mask(path: Path | str, colours: ColourTable | None = None) -> Image.Image:
+    """The fully decoded mask, whose pixel values are raw class ids (mode L, or P with the file's palette).
+
+    Palette indices and grey values of any depth are ids; RGB is read by the colours of the data set, if it has any, and
+    palettes must not contradict them. EXIF's orientation is applied as to images. Raises InputError naming the file if
+    it is missing or cannot be decoded, and for pixels that are no ids.
+    """
+    mask, stored, turn = _decode(path, "mask")
+    return _turned(as_values(mask, stored, path, colours), turn)
 
 
 def scan(
-    items: Sequence[tuple[Path, Path]], valid_values: Iterable[int], workers: int, cache_dir: Path | None = None
-) -> tuple[np.ndarray, str]:
+    items: Sequence[tuple[Path, Path]], valid_values: Iterable[int], workers: int, cache_dir: Path | None = None,
+    colours: ColourTable | None = None,
+) -> tuple[np.ndarray, str]:  # fmt: skip
     """Which values occur in each mask, bool (items, 256), and the hex key of the content this was read from.
 
     items are (image path, mask path) pairs. Every pair is verified: both files exist and decode completely, their sizes
-    agree, the mask holds one id per pixel and only valid_values; else InputError names the file. The key covers the
-    masks' bytes and the images' names and sizes in bytes, so only data of the same content shares a cache entry.
-    The cache lies in cache_dir (default: css-presence in $XDG_CACHE_HOME or ~/.cache).
+    agree, the mask holds one id per pixel and only valid_values, read with `colours` as by `open_mask`; else InputError
+    names the file. The key covers the masks' bytes and the images' names and sizes in bytes, so only data of the same
+    content shares a cache entry. The cache lies in cache_dir (default: css-presence in $XDG_CACHE_HOME or ~/.cache).
     """
     valid = np.isin(np.arange(256), list(valid_values))
     with ThreadPoolExecutor(max(1, workers)) as pool:  # threads do: file access and PIL's decoders release the GIL
-        key = hashlib.sha256(FORMAT + valid.tobytes() + b"".join(pool.map(_digest, items))).hexdigest()
+        meaning = FORMAT + valid.tobytes() + (colours.digest() if colours else b"")
+        key = hashlib.sha256(meaning + b"".join(pool.map(_digest, items))).hexdigest()
         path = (_default_cache_dir() if cache_dir is None else cache_dir) / f"{key}.safetensors"
         presence = _read_cache(path, len(items))
         if presence is None:
-            rows = pool.map(partial(_values_of_pair, valid=valid), items)
+            rows = pool.map(partial(_values_of_pair, valid=valid, colours=colours), items)
             bar = tqdm(rows, "checking images and masks", len(items), unit="image")
             presence = np.array(list(bar), dtype=bool).reshape(len(items), 256)
             _write_cache(path, presence)
@@ -80,31 +94,43 @@ def _digest(item: tuple[Path, Path]) -> bytes:
     return hashlib.sha256(head + content).digest()
 
 
-def _values_of_pair(item: tuple[Path, Path], valid: np.ndarray) -> np.ndarray:
+def _values_of_pair(item: tuple[Path, Path], valid: np.ndarray, colours: ColourTable | None) -> np.ndarray:
     """bool (256,): the values in the mask of one verified pair."""
-    image, mask = open_image(item[0]), open_mask(item[1])
+    image, mask = open_image(item[0]), open_mask(item[1], colours)
     if image.size != mask.size:
-        raise InputError(
-            f"mask {item[1]} is {mask.width}x{mask.height} pixels but its image {item[0]} is "
-            f"{image.width}x{image.height}: replace the one that is wrong."
-        )
+        raise _sizes_differ(item, image.size, mask.size)
     values = np.array(mask.histogram()) > 0
     if (values & ~valid).any():
         outside = ", ".join(map(str, np.flatnonzero(values & ~valid)[:5]))
+        grey = colours is not None and colours.greys[values].all()
+        guess = "the grey values of class colours; save it as RGB, or re-save" if grey else "no class ids: re-save"
         known = ", ".join(map(str, np.flatnonzero(valid)))
-        raise InputError(
-            f"mask {item[1]} holds the value(s) {outside}, which are no class ids: re-save it with {known} only."
-        )
+        raise InputError(f"mask {item[1]} holds the value(s) {outside}, which are {guess} it with {known} only.")
     return values
 
 
-def _decode(path: Path | str, kind: str) -> Image.Image:
+def _sizes_differ(item: tuple[Path, Path], image: tuple[int, int], mask: tuple[int, int]) -> InputError:
+    sizes = f"mask {item[1]} is {mask[0]}x{mask[1]} pixels but its image {item[0]} is {image[0]}x{image[1]}"
+    if image == mask[::-1] and any(_decode(path, "file").turn for path in item):
+        return InputError(
+            f"{sizes} as its EXIF orientation has it shown: turn both as a viewer shows the image, or remove the "
+            "orientation from the file that has it."
+        )
+    return InputError(f"{sizes}: replace the one that is wrong.")
+
+
+def _decode(path: Path | str, kind: str) -> Decoded:
     try:
         with Image.open(path) as image:
+            stored = stored_as(image)
             image.load()
-            return image
+            return Decoded(image, stored, turn_of(image))
     except Exception as error:  # PIL's decoders raise OSError, SyntaxError, ValueError, struct.error and others
         raise _unreadable(kind, path, error) from error
+
+
+def _turned(image: Image.Image, turn: Image.Transpose | None) -> Image.Image:
+    return image if turn is None else image.transpose(turn)
 
 
 def _unreadable(kind: str, path: Path | str, error: Exception) -> InputError:

@@ -11,10 +11,11 @@ import numpy as np
 from tasks.source import VOID
 
 # Shrinking with the area filter: plain bilinear sampling aliases, and small crops of large photographs are the rule on
-# a CPU. Enlarging stays bilinear, as published. Masks are always sampled with nearest neighbour.
+# a CPU. Enlarging stays bilinear, as published. Masks are sampled where image filters are centred: at the centre of
+# each new pixel, as Pillow does in the published code. OpenCV's plain INTER_NEAREST samples at its corner.
 _RESAMPLING = {
     "interpolation": cv2.INTER_LINEAR,
-    "mask_interpolation": cv2.INTER_NEAREST,
+    "mask_interpolation": cv2.INTER_NEAREST_EXACT,
     "area_for_downscale": "image",
 }
 

@@ -3,7 +3,9 @@
 import contextlib
 import io
 import json
+import os
 import pkgutil
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -31,7 +33,7 @@ SETTING = [
 # One slow and one fast epoch, a handful of small dreams: enough to see every stage at work.
 QUICK_S2MF = [
     "--train.later-epochs", "2", "--options.fast-share", "0.5", "--options.dream.count", "8",
-    "--options.dream.batch", "4", "--options.dream.steps", "4", "--options.fuse.steps", "4",
+    "--options.dream.batch", "4", "--options.dream.steps", "2", "--options.fuse.steps", "2",
     "--options.statistics.batches", "3", "--options.projector", "tpnsp", "--options.no-align",
 ]  # fmt: skip
 
@@ -102,6 +104,16 @@ def write_small_voc(root: Path) -> Path:
 
 def read_results(run: Path) -> dict:
     return json.loads((run / "results.json").read_text())
+
+
+def after_first_task(run: Path, copy: Path) -> Path:
+    """Makes a copy of a finished run as it was when its first task had just ended, to be killed in a later one."""
+    copy.mkdir(parents=True)
+    for name in ("config.yaml", "log.jsonl"):
+        shutil.copy(run / name, copy)
+    os.truncate(copy / "log.jsonl", read_results(run)["tasks"][0]["log_bytes"])
+    shutil.copytree(run / "task_0", copy / "task_0")
+    return copy
 
 
 def few_classes(mask: np.ndarray) -> np.ndarray:

@@ -7,9 +7,10 @@ import torch
 from small_shapes import first_model, make_trainer, second_task, small_stream
 from torch.nn import functional as F
 
+from css.losses import at_places
 from css.model.state import classifier_parameters, set_classifiers, snapshot
 from css.s2mf import alignment
-from css.s2mf.alignment import Alignment, Seen, _answers, _at_places, _rows, aligned, look
+from css.s2mf.alignment import Alignment, Seen, _answers, _rows, aligned, look
 from css.s2mf.moments import FeatureMoments, Gaussians, fit_drift
 
 BACKGROUND, COW, SHEEP = range(3)
@@ -95,6 +96,36 @@ def test_shares_are_those_of_all_images(frequency, counts, drawn, monkeypatch):
     assert len(parts[1].features) == alignment.POOL
 
 
+def nothing_seen():
+    return Seen(torch.zeros(0, 4), torch.zeros(0, 4), torch.zeros(0).long(), 0)
+
+
+def test_without_a_labelled_place_old_classes_are_drawn_all_the_same():
+    """Scribbles, thin objects, images of void: no place of the features has a label."""
+    drift = fit_drift(nothing_seen().before, nothing_seen().after)
+    assert torch.equal(drift, torch.eye(5, dtype=torch.float64))
+    assert share_of_right_answers(GROWN, COW) < 0.05
+    found = aligned(GROWN, TEACHER, gaussians(1000.0, 1000.0), nothing_seen(), drift)
+    assert all(share_of_right_answers(found, channel) > 0.97 for channel in (BACKGROUND, COW))
+
+
+def test_of_nothing_nothing_is_learnt():
+    found = aligned(GROWN, TEACHER, gaussians(0.0, 0.0), nothing_seen(), torch.eye(5))
+    assert all(torch.equal(*pair) for pair in zip(found, GROWN, strict=True))
+
+
+@pytest.mark.parametrize("counts", [(0.0, 0.0), (0.01, 0.0)])
+def test_old_classes_that_are_never_drawn(counts):
+    found = aligned(GROWN, TEACHER, gaussians(*counts), seen(), torch.eye(5))
+    assert share_of_right_answers(found, SHEEP) > 0.97
+    assert all(value.isfinite().all() for value in found)
+
+
+def test_a_process_that_saw_nothing_while_others_did():
+    found = aligned(GROWN, TEACHER, gaussians(10.0, 10.0), nothing_seen()._replace(frequency=100), torch.eye(5))
+    assert all(value.isfinite().all() for value in found) and not torch.equal(found[0], GROWN[0])
+
+
 # ---------------------------------------------------------------- in a task
 
 
@@ -175,6 +206,29 @@ def test_background_of_a_later_task_is_what_the_model_sees_among_old_classes(str
     assert _answers(logits, labels, stream.task(0)).tolist() == [0, 0, 14, 255]
 
 
+@pytest.mark.parametrize("first_is_void", [True, False])
+def test_tasks_of_void_alone(stream, tmp_path, monkeypatch, first_is_void):
+    """Learns what it can, and ends with finite classifiers; the moments count no feature of such a task."""
+
+    def void_only(trainer):
+        passes = trainer.passes
+        monkeypatch.setattr(trainer, "passes", lambda *a: ((x, torch.full_like(y, 255)) for x, y in passes(*a)))
+        return trainer
+
+    task, model, teacher = second_task(stream)
+    found, first = Alignment(), make_trainer(tmp_path / "first")
+    found.finish(stream.task(0), teacher, void_only(first) if first_is_void else first)
+    assert bool(found.moments.counts.any()) is not first_is_void
+    before = classifier_parameters(model)
+    found.align(task, model, teacher, void_only(make_trainer(tmp_path / "second")))
+    changed = [not torch.equal(*pair) for pair in zip(before, classifier_parameters(model), strict=True)]
+    assert changed == [not first_is_void] * 2
+    assert all(value.isfinite().all() for value in classifier_parameters(model))
+    counts = found.moments.counts
+    found.finish(task, model, void_only(make_trainer(tmp_path / "third")))
+    assert torch.equal(found.moments.counts[:11], counts) and not found.moments.counts[11:].any()
+
+
 def test_a_sample_of_many_features_still_counts_as_all(stream, tmp_path, monkeypatch):
     task, model, teacher = second_task(stream)
     everything = look(task, model, teacher, make_trainer(tmp_path / "all"))
@@ -207,7 +261,7 @@ def test_features_of_all_processes_count(stream, tmp_path):
 def test_rows_and_labels_are_of_the_same_places():
     labels = torch.arange(2 * 32 * 48).reshape(2, 32, 48)
     features = torch.arange(2 * 5 * 2 * 3).reshape(2, 5, 2, 3).float()
-    assert torch.equal(_at_places(labels, features), labels[:, 8::16, 8::16])
+    assert torch.equal(at_places(labels, features.shape[-2:]), labels[:, 8::16, 8::16])
     assert torch.equal(_rows(features)[3 + 1], features[0, :, 1, 1])
 
 

@@ -2,13 +2,14 @@
 
 import json
 import math
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
-from small_voc import QUICK_S2MF, css, run_arguments
+from small_voc import css, run_arguments
 from torch import nn
 
 from css.analysis.draw import _path
@@ -162,16 +163,18 @@ def test_recognised_counts_queried_pixels_of_each_class():
     assert found["all"] == pytest.approx(5 / 7) and found["chance"] == pytest.approx(4 / 7)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def coarse_landscape():
+    """Nine networks instead of 81."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("css.analysis.landscape.POINTS", 3)
+        yield
+
+
 @pytest.fixture(scope="module")
-def runs(data, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs")
-    for name, options in {
-        "meta": ["--options.align"],
-        "old": ["--options.projector", "all", "--task0", folder / "meta"],
-    }.items():
-        arguments = ["--method", "plop+s2mf", *QUICK_S2MF, *options]
-        assert css(*run_arguments(data, folder, name, *arguments, protocol="2-1")).code == 0
-    return folder
+def runs(data, fused_runs, tmp_path_factory):
+    """A copy, which the command writes into."""
+    return shutil.copytree(fused_runs, tmp_path_factory.mktemp("copy") / "runs")
 
 
 def test_command_writes_pictures_and_numbers(runs, data):
@@ -188,6 +191,7 @@ def test_command_writes_pictures_and_numbers(runs, data):
             assert set(found["dreams"][dreams]["judge"]["classes"]) == classes
         x, y, distance = found["landscape"]["points"]["old"]
         assert (x, y, distance) == (0, 0, 0)
+        assert all(np.shape(losses) == (3, 3) for losses in found["landscape"]["losses"].values())
     assert (runs / "meta" / "analysis" / "increase.png").exists()
     assert not (runs / "old" / "analysis" / "increase.png").exists()
     assert all(
@@ -220,6 +224,14 @@ def test_no_real_image_shows_old_classes_alone():
     assert analysis._fused_on_real_images() is None
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """The pictures have their own test."""
+    monkeypatch.setattr(Analysis, "_draw", lambda *_: None)
+    monkeypatch.setattr("css.analysis.task.draw_dreams", lambda *_: None)
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_aligned_model_of_the_table_is_the_stored_one(runs):
     """The same images as `css evaluate` sees, so the same mIoU."""
     outcome = css("analyse", runs / "meta", "--images", "1000")
@@ -230,6 +242,7 @@ def test_aligned_model_of_the_table_is_the_stored_one(runs):
     assert found["models"]["slow"] != found["models"]["fused"] != found["models"]["aligned"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_fused_model_of_the_table_is_the_gated_mean(runs):
     """Of a run whose classifiers were not aligned it is the stored one."""
     assert css("analyse", runs / "old", "--images", "1000").code == 0

@@ -64,8 +64,8 @@ def test_protocol(protocol, good, tmp_path):
 
 
 def test_unknown_data_set(tmp_path):
-    outcome = css("run", "cityscapes", "1-1", "--runs", tmp_path / "runs")
-    assert outcome.code == 2 and "'cityscapes'" in outcome.complaint and "voc, shapes" in outcome.complaint
+    outcome = css("run", "pascal", "1-1", "--runs", tmp_path / "runs")
+    assert outcome.code == 2 and "'pascal'" in outcome.complaint and "voc, shapes" in outcome.complaint
     assert not (tmp_path / "runs").exists()
 
 
@@ -105,7 +105,7 @@ def test_incomplete_or_unknown_command(arguments):
         (["--order", "bird", "bicycle"], ["--order"]),
         (["--classes", "1", "2", "9"], ["Task 2 (chair)", "no train image", "--classes"]),
         (["--task0", "nowhere"], ["--task0 nowhere"]),
-        (["--model.encoder", "resnet19"], ["--model.encoder resnet19"]),
+        (["--model.encoder", "resnet19"], ["--model.encoder 'resnet19'"]),
         (["--model.encoder", "vgg11"], ["--model.encoder vgg11"]),  # has no output stride of 16
         (["--model.encoder-weights", "nowhere.safetensors"], ["--model.encoder-weights nowhere.safetensors"]),
         (["--method", "joint", "--task0", "nowhere"], ["--task0", "joint"]),
@@ -201,7 +201,9 @@ def image_of_another_size(root):
 
 def rgb_mask(root):
     path = root / MASKS / "train_007.png"
-    Image.open(path).convert("RGB").save(path)
+    mask = Image.open(path).convert("RGB")
+    mask.putpixel((0, 0), (1, 2, 3))  # no class has this colour
+    mask.save(path)
     return "train_007.png"
 
 
@@ -427,7 +429,7 @@ def test_full_disk(good, tmp_path):
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"dataset": "cityscapes"}, "cityscapes"),
+        ({"dataset": "pascal"}, "pascal"),
         ({"protocols": ["17-9"]}, "17-9"),
         ({"methods": ["plopp"]}, "plopp"),
         ({"colour": "red"}, "colour"),

@@ -1,5 +1,6 @@
 """Classification streams, called as a user does, on the built-in shapes; the methods of Table 1."""
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from small_voc import Killed, css, kill_at
 from torch import nn
 
@@ -16,6 +18,7 @@ from css.metrics import continual_accuracy
 from css.model.classifier import Classifier
 from css.system.tensors import load_tensors
 from plop_baseline.mas import squared_norm
+from tasks.datasets.shapes import render_single
 
 SMALL = ["--classes", "1", "2", "3", "4", "--train.epochs", "1", "--train.batch", "16", "--train.workers", "0",
          "--train.precision", "fp32"]  # fmt: skip
@@ -34,6 +37,14 @@ OPTIONS = {
 def arguments(runs, name, method, *options):
     start = ["run", "shapes-cls", "2-split", "--runs", runs, "--name", name, "--method", method]
     return [*map(str, start), *SMALL, *map(str, options)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def rendered_once():
+    """A picture depends on the arguments alone (test_shapes.py), so all runs may see the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tasks.datasets.single_shapes.render_single", functools.cache(render_single))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +106,10 @@ def test_report_evaluate_and_what_draws_masks(runs):
     shown = css("evaluate", run, "--task", "1").out
     for value in results(run)["tasks"][1]["accuracy"]:
         assert f"{100 * value:.2f}" in shown
-    for command in (["predict", run, "photo.jpg"], ["analyse", run], ["evaluate", run, "--geometry", "whole"]):
+    photo = run.parent / "photo.png"
+    Image.new("RGB", (40, 40)).save(photo)
+    masks = (["predict", run, photo], ["export", run], ["analyse", run], ["evaluate", run, "--geometry", "whole"])
+    for command in masks:
         outcome = css(*command)
         assert outcome.code == 2 and "image labels" in outcome.complaint
     assert (run / "task_1" / "dreams-old.png").exists()
@@ -110,7 +124,7 @@ def test_killed_run_goes_on_with_the_same_numbers(runs, tmp_path, monkeypatch):
     """Adam's state, the memory and the random numbers come back."""
     again = arguments(tmp_path, "a-gem", "a-gem", *OPTIONS["a-gem"], "--train.later-epochs", "2")
     expected = arguments(tmp_path, "whole", "a-gem", *OPTIONS["a-gem"], "--train.later-epochs", "2")
-    assert css(*expected).code == 0
+    assert css(*expected, "--task0", runs("finetune")).code == 0
 
     for moment, calls in (
         ("css.run.flow.evaluate", 1),
@@ -179,7 +193,6 @@ def test_protocol_that_does_not_divide(protocol, tmp_path):
 
 
 def test_gd_wild_distils_on_the_images_of_a_folder(runs, tmp_path):
-    from PIL import Image
 
     (tmp_path / "wild" / "deep").mkdir(parents=True)
     for number in range(3):

@@ -90,7 +90,7 @@ def test_teacher_stays(images):
     model(images).logits.sum().backward()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 1
+            parameter.add_(1)
     assert torch.equal(teacher(images).logits, before)
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
 
@@ -118,5 +118,5 @@ def test_size_of_the_published_network():
 
 @pytest.mark.parametrize("name", ["resnet18", "preact18-0", "preact18-", "preact34"])
 def test_unknown_networks(name):
-    with pytest.raises(InputError, match="--model.encoder .* give preact18"):
+    with pytest.raises(InputError, match=r"--model.encoder .* give preact18"):
         width_of(name)

@@ -177,7 +177,7 @@ def test_dreams_that_are_not_finite():
     once = Explodes(3)
     assert Dreamer(once, DreamOptions(steps=5)).dream(queries).images.isfinite().all()
     assert once.calls == 3 + 5  # begun again
-    with pytest.raises(InputError, match="--options.dream.lr"):
+    with pytest.raises(InputError, match=r"--options.dream.lr"):
         Dreamer(Explodes(0), DreamOptions(steps=5)).dream(queries)
 
 

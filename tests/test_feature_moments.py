@@ -71,6 +71,16 @@ def test_drift_of_nothing_is_the_identity():
     assert torch.equal(fit_drift(x, x), torch.eye(5, dtype=torch.float64))
 
 
+def test_drift_without_features_or_of_silent_ones_is_the_identity():
+    for before, after in ((torch.zeros(0, 4), torch.zeros(0, 4)), (torch.zeros(5, 4), torch.zeros(5, 4))):
+        assert torch.equal(fit_drift(before, after), torch.eye(5, dtype=torch.float64))
+
+
+def test_none_are_drawn_of_channels_without_features():
+    gaussians = moments_of(torch.zeros(0, 4), torch.zeros(0).long()).gaussians()
+    assert gaussians.counts.tolist() == [0, 0, 0] and gaussians.sample(0).shape == (0, 4)
+
+
 def test_drift_finds_an_affine_map():
     torch.manual_seed(0)
     x = torch.randn(5000, 4) + 1

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from css.system import files
+from css.system import files, tensors
 from css.system.files import atomic, read_json, write_json
 from css.system.log import Log
 from css.system.tensors import load_tensors, save_tensors
@@ -102,7 +102,7 @@ def test_full_disk_while_text_is_written(tmp_path, monkeypatch):
 def test_full_disk_while_tensors_are_written(tmp_path, monkeypatch, call):
     path = tmp_path / "model.safetensors"
     save_tensors(path, {"a": torch.zeros(2)})
-    monkeypatch.setattr(files.os if "." in call else files, call.split(".")[-1], disk_full)
+    monkeypatch.setattr(files.os if "." in call else tensors, call.split(".")[-1], disk_full)
     with pytest.raises(InputError, match=r"Cannot write .*model.safetensors: No space left on device; free some space"):
         save_tensors(path, {"a": torch.ones(2)})
     assert torch.equal(load_tensors(path)[0]["a"], torch.zeros(2)) and names(tmp_path) == ["model.safetensors"]
@@ -110,20 +110,20 @@ def test_full_disk_while_tensors_are_written(tmp_path, monkeypatch, call):
 
 def test_full_disk_as_safetensors_reports_it(tmp_path, monkeypatch):
     def wrapped(*_, **__):
-        raise files.SafetensorError("I/O error: No space left on device (os error 28)")
+        raise tensors.SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(files, "save_file", wrapped)
+    monkeypatch.setattr(tensors, "save_file", wrapped)
     with pytest.raises(InputError, match=r"Cannot write .*model.safetensors: .*No space left on device"):
         save_tensors(tmp_path / "model.safetensors", {})
 
 
 def test_tensors_and_facts_come_back(tmp_path):
     facts = {"epochs": 3, "history": [{"loss": 0.1 + 0.2}], "name": "ä", "none": None, "scaler": {}}
-    tensors = TENSORS | {"channels last": torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)}
-    save_tensors(tmp_path / "a.safetensors", tensors, facts)
+    several = TENSORS | {"channels last": torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)}
+    save_tensors(tmp_path / "a.safetensors", several, facts)
     loaded, facts_again = load_tensors(tmp_path / "a.safetensors")
-    assert facts_again == facts and loaded.keys() == tensors.keys()
-    for name, tensor in tensors.items():
+    assert facts_again == facts and loaded.keys() == several.keys()
+    for name, tensor in several.items():
         assert loaded[name].dtype == tensor.dtype and torch.equal(loaded[name], tensor), name
 
 
@@ -136,19 +136,19 @@ def test_facts_are_optional_and_parameters_are_saved_without_gradient(tmp_path):
 def test_foreign_truncated_absent_and_empty_files(tmp_path):
     foreign = tmp_path / "foreign.safetensors"
     save_file(TENSORS, foreign)
-    with pytest.raises(InputError, match="foreign.safetensors is not a checkpoint of this program"):
+    with pytest.raises(InputError, match=r"foreign.safetensors is not a checkpoint of this program"):
         load_tensors(foreign)
     save_file(TENSORS, foreign, metadata={"format": "pt"})
-    with pytest.raises(InputError, match="foreign.safetensors is not a checkpoint of this program"):
+    with pytest.raises(InputError, match=r"foreign.safetensors is not a checkpoint of this program"):
         load_tensors(foreign)
     whole = tmp_path / "whole.safetensors"
     save_tensors(whole, TENSORS, {"epochs": 1})
     content = whole.read_bytes()
     for length in (0, 7, 100, len(content) - 1):
         whole.write_bytes(content[:length])
-        with pytest.raises(InputError, match="whole.safetensors is missing or corrupt.*delete"):
+        with pytest.raises(InputError, match=r"whole.safetensors is missing or corrupt.*delete"):
             load_tensors(whole)
-    with pytest.raises(InputError, match="absent.safetensors is missing or corrupt"):
+    with pytest.raises(InputError, match=r"absent.safetensors is missing or corrupt"):
         load_tensors(tmp_path / "absent.safetensors")
 
 
@@ -157,12 +157,12 @@ def test_json(tmp_path):
     write_json(path, {"iou": [0.1 + 0.2, None]})
     assert read_json(path) == {"iou": [0.1 + 0.2, None]}  # every digit of a float
     path.write_text(path.read_text()[:-5])
-    with pytest.raises(InputError, match="a.json is not readable JSON"):
+    with pytest.raises(InputError, match=r"a.json is not readable JSON"):
         read_json(path)
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(InputError, match="a.json is not readable JSON"):
+    with pytest.raises(InputError, match=r"a.json is not readable JSON"):
         read_json(path)
-    with pytest.raises(InputError, match="b.json does not exist"):
+    with pytest.raises(InputError, match=r"b.json does not exist"):
         read_json(tmp_path / "b.json")
 
 

@@ -378,7 +378,7 @@ def test_a_loss_that_is_not_finite_is_refused():
     model, slow, fast, x = small_network()
     maker = MetaFusion(model, slow, fast, nn.Conv2d(3, 2, 1).double(), 2, FusionOptions(steps=2))
     for compute in (maker.fuse, maker.best_linear):
-        with pytest.raises(InputError, match="not a finite number.*--train.later-lr"):
+        with pytest.raises(InputError, match=r"not a finite number.*--train.later-lr"):
             compute(x * math.nan, x)
 
 

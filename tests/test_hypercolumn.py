@@ -134,7 +134,7 @@ def test_columns_of_other_encoders(encoder, widths):
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_the_networks_own_answers_are_kept(kept):
-    """With the rows of its classifier among 40 directions its logits are the same, with components alone they are not."""
+    """With its classifier's rows among 40 directions its logits are the same, with components alone they are not."""
     model, images = first_model(small_stream()).eval(), torch.randn(8, 3, 64, 64)
     with torch.no_grad():
         logits = model(images).logits

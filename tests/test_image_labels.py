@@ -106,15 +106,15 @@ def test_cifar_goes_to_a_worker(cifar):
 
 
 def test_cifar_absent_truncated_or_wrong(cifar, tmp_path):
-    with pytest.raises(InputError, match="holds no cifar-100-binary.*css prepare cifar100"):
+    with pytest.raises(InputError, match=r"holds no cifar-100-binary.*css prepare cifar100"):
         Cifar100(tmp_path / "elsewhere")
     file = cifar / cifar100.FOLDER / "test.bin"
     content = file.read_bytes()
     file.write_bytes(content[:-1])
-    with pytest.raises(InputError, match="test.bin has .* bytes instead of"):
+    with pytest.raises(InputError, match=r"test.bin has .* bytes instead of"):
         Cifar100(cifar)
     file.write_bytes(content[:1] + b"\x09" + content[2:])
-    with pytest.raises(InputError, match="test.bin holds the label 9, but there are 5 classes"):
+    with pytest.raises(InputError, match=r"test.bin holds the label 9, but there are 5 classes"):
         Cifar100(cifar)
 
 

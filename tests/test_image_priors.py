@@ -26,9 +26,9 @@ def test_value_and_gradient(shape, dtype):
         for value, theirs in zip(found, wanted, strict=True):
             torch.testing.assert_close(value.double(), theirs, rtol=TOLERANCE[dtype], atol=1e-6)
             (gradient,) = torch.autograd.grad(value, ours, retain_graph=True)
-            (theirs,) = torch.autograd.grad(theirs, reference, retain_graph=True)
+            (their_gradient,) = torch.autograd.grad(theirs, reference, retain_graph=True)
             assert gradient.dtype == dtype
-            torch.testing.assert_close(gradient.double(), theirs, rtol=TOLERANCE[dtype], atol=1e-6)
+            torch.testing.assert_close(gradient.double(), their_gradient, rtol=TOLERANCE[dtype], atol=1e-6)
 
 
 def test_variance_far_from_zero_is_not_lost_in_single_precision():

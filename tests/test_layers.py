@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # other.
 LAYERS = [
     {"tasks"},
-    {"tasks.datasets"},
+    {"tasks.folder"},
+    {"tasks.formats", "tasks.datasets"},
     {"css"},  # __version__
     {"css.summaries"},
     {"css.metrics", "css.losses", "css.system"},
@@ -28,9 +29,10 @@ LAYERS = [
     {"css.method"},
     {"css.s2mf"},
     {"css.report"},
+    {"css.page"},
     {"css.run"},
-    {"css.recipe", "css.analysis"},
-    {"css.table"},
+    {"css.recipe", "css.analysis", "css.predict", "css.extend"},
+    {"css.table", "css.export"},
     {"css.cli"},
     {"css.__main__"},
     {"plop_baseline"},  # methods: above all that they may use, and only plug-ins below know their names
@@ -129,6 +131,11 @@ def edges() -> dict[str, set[str]]:
     return graph(modules(ROOT))
 
 
+def with_line(edges: dict[str, set[str]], module: str, line: str) -> dict[str, set[str]]:
+    """The same with one more line in a module."""
+    return edges | {module: edges[module] | set(imports(module, ast.parse(line), set(edges)))}
+
+
 def test_no_circle_of_modules(edges):
     assert circles(edges) == []
 
@@ -156,13 +163,10 @@ def test_every_import_is_seen(edges):
         ("css.s2mf.slow", "from plop_baseline.ewc import Ewc"),
     ],
 )
-def test_a_wrong_arrow_is_found(module, line):
-    trees = modules(ROOT)
-    trees[module].body += ast.parse(line).body
-    assert upward(graph(trees))
+def test_a_wrong_arrow_is_found(module, line, edges):
+    assert upward(with_line(edges, module, line))
 
 
-def test_a_circle_within_a_package_is_found():
-    trees = modules(ROOT)
-    trees["css.dream.layouts"].body += ast.parse("from css.dream.draw import draw_dreams").body
-    assert ["css.dream.draw", "css.dream.layouts"] in circles(graph(trees))
+def test_a_circle_within_a_package_is_found(edges):
+    line = "from css.dream.draw import draw_dreams"
+    assert ["css.dream.draw", "css.dream.layouts"] in circles(with_line(edges, "css.dream.layouts", line))

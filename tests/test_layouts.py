@@ -32,7 +32,7 @@ def test_same_seed_same_layouts():
 
 
 def test_a_class_without_room():
-    with pytest.raises(InputError, match="--options.dream.count 3 leaves no room"):
+    with pytest.raises(InputError, match=r"--options.dream.count 3 leaves no room"):
         sample_layouts(3, 32, [1, 2, 3, 4], 0)
 
 

@@ -101,3 +101,70 @@ def test_next_step_is_that_of_the_first_optimizer():
         step(model, one, seed=1)
     assert torch.equal(first[0].weight, second[0].weight)
     assert not torch.equal(first[0].weight, fresh[0].weight)
+
+
+def stepped_twice(spoil=lambda model, optimizer: None):
+    """A first step, something done to the optimiser's memory, a second step."""
+    model = net()
+    optimizer = make_optimizer(TrainConfig(), model, 0.1)
+    step(model, optimizer)
+    spoil(model, optimizer)
+    other = make_optimizer(TrainConfig(), model, 0.1)
+    other.state.update(optimizer.state)
+    return model, other
+
+
+def contiguous_momentum(model, optimizer):
+    state = optimizer.state[model[0].weight]
+    state["momentum_buffer"] = state["momentum_buffer"].contiguous()
+    assert state["momentum_buffer"].stride() != model[0].weight.stride()
+
+
+def test_momentum_in_another_layout_is_no_silent_error():
+    model, optimizer = stepped_twice(contiguous_momentum)
+    before = model[0].weight.clone()
+    with pytest.raises(RuntimeError, match=r"\(8, 3, 3, 3\).*momentum_buffer.*a fused step would be wrong"):
+        step(model, optimizer, seed=1)
+    assert torch.equal(model[0].weight, before)
+
+
+def test_gradients_in_another_layout_are_no_silent_error():
+    model = net()
+    optimizer = make_optimizer(TrainConfig(), model, 0.1)
+    model[0].weight.grad = torch.zeros(8, 3, 3, 3)
+    with pytest.raises(RuntimeError, match="its gradient"):
+        optimizer.step()
+
+
+def test_without_the_check_the_update_is_wrong(monkeypatch):
+    """The negative control: PyTorch takes the numbers in the order of memory."""
+    expected, optimizer = stepped_twice()
+    step(expected, optimizer, seed=1)
+    monkeypatch.setattr("css.training.optimizer.require_one_layout", lambda optimizer: None)
+    wrong, optimizer = stepped_twice(contiguous_momentum)
+    step(wrong, optimizer, seed=1)
+    assert not torch.allclose(expected[0].weight, wrong[0].weight, atol=1e-4)
+    assert torch.equal(expected[2].weight, wrong[2].weight)
+
+
+def test_the_check_costs_one_step(monkeypatch):
+    calls = []
+    monkeypatch.setattr("css.training.optimizer.require_one_layout", calls.append)
+    model = net()
+    optimizer, hooked = make_optimizer(TrainConfig(), model, 0.1), []
+    optimizer.register_step_post_hook(lambda *_: hooked.append(1))  # as projections do
+    for seed in range(3):
+        step(model, optimizer, seed)
+    assert calls == [optimizer, optimizer] and len(hooked) == 3  # before and after the first
+
+
+def test_dimensions_of_size_one_have_no_layout():
+    """A depthwise weight (C, 1, 3, 3) is contiguous and channels last at once, with other strides."""
+    model = nn.Conv2d(4, 4, 3, groups=4).to(memory_format=torch.channels_last)
+    optimizer = make_optimizer(TrainConfig(), model, 0.1)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones(parameter.shape)
+    assert model.weight.grad.stride() != model.weight.stride()
+    before = model.weight.detach().clone()
+    optimizer.step()
+    torch.testing.assert_close(model.weight, (before - 0.1 * 1.9 * (1 + 1e-4 * before)).detach())

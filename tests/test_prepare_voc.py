@@ -171,11 +171,11 @@ def test_damaged_archive(tmp_path, sources, server, damage):
 
 
 def test_archive_that_cannot_be_fetched(tmp_path, sources, server):
-    with pytest.raises(InputError, match="absent.tar cannot be downloaded.*404"):
+    with pytest.raises(InputError, match=r"absent.tar cannot be downloaded.*404"):
         prepare(tmp_path / "root", replace(sources, voc_url=f"{server.url}/absent.tar"))
     with ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as closed:
         nobody = f"http://127.0.0.1:{closed.server_port}/voc.tar"
-    with pytest.raises(InputError, match="voc.tar cannot be downloaded.*refused"):
+    with pytest.raises(InputError, match=r"voc.tar cannot be downloaded.*refused"):
         prepare(tmp_path / "root", replace(sources, voc_url=nobody))
 
 
@@ -227,6 +227,6 @@ def test_full_disk(tmp_path, sources, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(prepare_voc, "_write_mask", full)
-    with pytest.raises(InputError, match="No space left on device.*goes on where this run stopped"):
+    with pytest.raises(InputError, match=r"No space left on device.*goes on where this run stopped"):
         prepare(tmp_path / "root", sources)
     assert lists(tmp_path / "root") == []

@@ -2,23 +2,23 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from small_voc import CROP, css, masks_of, read_results, run_arguments
+from forked import Ended, run_forks, together
+from small_voc import CROP, css, masks_of, plain_machine, read_results, run_arguments
 
+from css.cli.main import main
 from css.config.files import read_config
 from css.run.flow import build_model
 from css.run.folder import load_task, task_folder
 from css.run.presets import from_dict
 from css.run.stream import make_stream
+from css.system.launch import launch
 from css.system.processes import Processes
 from css.training.evaluate import evaluate
 
-ROOT = Path(__file__).parents[1]
 HALF = 4  # of a batch of 8: what one of two processes normalises over
 
 
@@ -32,17 +32,55 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def two(data, runs):
-    """A run by two processes."""
-    outcome = in_two_processes(*run_arguments(data, runs, "two", "--method", "plop", protocol="2-1"))
+    """A run by two processes that torchrun starts, as when a user calls css."""
+    arguments = run_arguments(data, runs, "two", "--method", "plop", protocol="2-1")
+    outcome = run_forks(runs / "torchrun", [(call_with_two_gpus, runs / "cache", arguments)])
     assert outcome.returncode == 0, outcome.stderr
     assert outcome.stdout.count("avg ") == 2  # one table, by the first process alone
     return runs / "two"
 
 
-def in_two_processes(*arguments: object) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "GPUS": "2", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "css", *map(str, arguments)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
+def call_with_two_gpus(cache: Path, arguments: list[str]) -> None:
+    with plain_machine(cache):
+        os.environ["GPUS"] = "2"
+        raise SystemExit(main(arguments))
+
+
+def in_two_processes(folder: Path, *arguments: object) -> Ended:
+    """The same with forks where torchrun would start processes, which takes seconds."""
+    ended = []
+
+    def fork(count: int, texts: list[str]) -> int:
+        ended.append(together(folder, texts, count))
+        return ended[0].returncode
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GPUS", "2")
+        patch.setattr("css.system.launch.launch", fork)
+        assert css(*arguments).code == ended[0].returncode
+    assert len(ended) == 1
+    return ended[0]
+
+
+WORKER = """
+import os, sys, time
+word = sys.argv[1 + int(os.environ["RANK"])]
+time.sleep(60 if word == "waits" else 0)
+sys.exit(int(word))
+"""
+
+
+@pytest.mark.parametrize(("words", "code"), [(("0", "0"), 0), (("2", "waits"), 2), (("waits", "3"), 1)])
+def test_torchrun_ends_all_when_one_fails_and_the_code_is_passed_on(words, code, tmp_path):
+    (tmp_path / "worker.py").write_text(WORKER)
+    outcome = run_forks(tmp_path / "launch", [(launch_worker, tmp_path / "worker.py", words)], timeout=50)
+    assert outcome.returncode == code, outcome.stderr
+
+
+def launch_worker(program: Path, words: tuple) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("css.system.launch.PROGRAM", str(program))
+        raise SystemExit(launch(2, words))
 
 
 def one(data: Path, runs: Path, name: str, *options: object) -> Path:
@@ -74,14 +112,14 @@ def test_batch_statistics_over_the_whole_batch_give_other_losses(data, runs, two
     assert abs(totals(two, 0)[0] / totals(whole, 0)[0] - 1) > 1e-3
 
 
-def test_one_results_json_that_counts_no_image_twice(data, two):
+def test_one_results_json_that_counts_no_image_twice(data, two, tmp_path):
     results = read_results(two)
     assert results["complete"] and len(results["tasks"]) == 2
     assert len(list(two.rglob("results.json"))) == 1
     tested = sum(bool(np.isin(mask, [1, 2, 3]).any()) for mask in masks_of(data, "test"))
     assert results["tasks"][-1]["test_images"] == tested
     assert 0.5 * tested * CROP**2 < np.sum(results["tasks"][-1]["confusion"]) <= tested * CROP**2
-    whole = in_two_processes("evaluate", two, "--geometry", "whole")
+    whole = in_two_processes(tmp_path / "forks", "evaluate", two, "--geometry", "whole")
     alone = css("evaluate", two, "--geometry", "whole")
     assert whole.returncode == 0 and whole.stdout.strip().endswith(alone.out.strip())
 
@@ -103,17 +141,20 @@ def evaluated_alone(run: Path, index: int) -> list[list[int]]:
     return evaluate(model, stream.task(index), config, Processes()).matrix.tolist()
 
 
-def test_a_nan_loss_is_one_sentence_of_one_process(data, runs):
-    outcome = in_two_processes(*run_arguments(data, runs, "nan", "--method", "finetune", "--train.lr", 1e20))
+def test_a_nan_loss_is_one_sentence_of_one_process(data, runs, tmp_path):
+    options = ("--method", "finetune", "--train.lr", 1e20)
+    outcome = in_two_processes(tmp_path / "forks", *run_arguments(data, runs, "nan", *options))
     assert outcome.returncode == 2
     ours = [line for line in outcome.stderr.splitlines() if line.startswith("css: ")]
     assert len(ours) == 1 and "task 0, epoch 0, iteration" in ours[0]
     assert not (runs / "nan" / "task_0").exists()
 
 
-def test_an_error_that_the_first_process_alone_finds(data, two):
+def test_an_error_that_the_first_process_alone_finds(data, two, tmp_path):
     """The others must not fail first, with a traceback of their broken connection."""
-    outcome = in_two_processes(*run_arguments(data, two.parent, "two", "--method", "plop", "--seed", 5, protocol="2-1"))
+    options = ("--method", "plop", "--seed", 5)
+    again = run_arguments(data, two.parent, "two", *options, protocol="2-1")
+    outcome = in_two_processes(tmp_path / "forks", *again)
     assert outcome.returncode == 2 and "Traceback" not in outcome.stderr, outcome.stderr
     ours = [line for line in outcome.stderr.splitlines() if line.startswith("css: ")]
     assert len(ours) == 1 and "seed is 5 here and 0 there" in ours[0]
@@ -130,7 +171,7 @@ def test_an_error_that_the_first_process_alone_finds(data, two):
 )
 def test_bad_input_is_refused_before_any_process_starts(options, reason, data, runs, monkeypatch):
     monkeypatch.setenv("GPUS", "2")
-    monkeypatch.setattr("css.cli.run.launch", lambda *_: pytest.fail("processes were started"))
+    monkeypatch.setattr("css.system.launch.launch", lambda *_: pytest.fail("processes were started"))
     outcome = css(*run_arguments(data, runs, "refused", *options))
     assert outcome.code == 2 and reason in outcome.complaint
     assert not (runs / "refused").exists()

@@ -99,7 +99,7 @@ def test_no_background_at_all_gives_the_floor(mode):
 
 
 def test_unknown_mode():
-    with pytest.raises(InputError, match="'mean'.*official or median"):
+    with pytest.raises(InputError, match=r"'mean'.*official or median"):
         EntropyHistogram(4, 6, "mean")
 
 

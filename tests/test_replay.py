@@ -1,11 +1,12 @@
 """Replay around a base method: the term by hand, the memory on disk, the command line."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from small_voc import Killed, css, kill_at, read_results, run_arguments
+from small_voc import Killed, after_first_task, css, kill_at, read_results, run_arguments
 from torch import nn
 
 from css.kinds.segmentation import Segmentation
@@ -88,12 +89,16 @@ def test_stream_and_restart(data, tmp_path, monkeypatch):
     (epoch,) = read_results(tmp_path / "whole")["tasks"][1]["history"]
     assert {"ce", "pod", "replay"} < epoch.keys() and epoch["replay"] > 0
     assert "Up to 6 images of every task are kept" in css("report", tmp_path / "whole").out
-    steps = len((tmp_path / "whole" / "log.jsonl").read_text().splitlines())
+    after_first_task(tmp_path / "whole", tmp_path / "again")
+    log = (tmp_path / "whole" / "log.jsonl").read_text().splitlines()
+    steps = sum(json.loads(line)["task"] == 1 for line in log)
+    assert 0 < steps < len(log)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(
             "css.system.log.Log.write", kill_at("css.system.log.Log.write", steps)
         )  # the last of the second task
         css(*arguments("again", *replay))
+    assert not (tmp_path / "again" / "task_1").exists()
     assert css(*arguments("again", *replay)).code == 0
     for task in (0, 1):
         first, second = (

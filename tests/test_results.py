@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from css.metrics import ConfusionMatrix
-from css.report.results import read_results, run_facts, write_results
+from css.report.results import read_results, write_results
 from css.report.segmentation import task_result
+from css.run.facts import run_facts
 from tasks import InputError
 
 CONFIG = {"dataset": "shapes", "protocol": "1-1", "setting": "overlap", "method": "plop", "seed": 3}
@@ -46,13 +47,13 @@ def test_file_is_plain_json_without_nan(tmp_path):
 @pytest.mark.parametrize("content", ["[]", "{}", '{"tasks": []}'])
 def test_file_of_another_program(tmp_path, content):
     (tmp_path / "results.json").write_text(content)
-    with pytest.raises(InputError, match="results.json was not written by this program"):
+    with pytest.raises(InputError, match=r"results.json was not written by this program"):
         read_results(tmp_path)
 
 
 def test_absent_and_truncated_file(tmp_path):
-    with pytest.raises(InputError, match="results.json does not exist"):
+    with pytest.raises(InputError, match=r"results.json does not exist"):
         read_results(tmp_path)
     (tmp_path / "results.json").write_text('{"tasks": [')
-    with pytest.raises(InputError, match="results.json is not readable JSON"):
+    with pytest.raises(InputError, match=r"results.json is not readable JSON"):
         read_results(tmp_path)

@@ -205,7 +205,7 @@ def network(logits, *sizes):
     """Answers every image with these logits; `sizes`: channels of its classifiers."""
 
     class Network:
-        classifiers = [SimpleNamespace(out_channels=size) for size in sizes]
+        classifiers = tuple(SimpleNamespace(out_channels=size) for size in sizes)
 
         def __call__(self, _):
             return SimpleNamespace(logits=logits)

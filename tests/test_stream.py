@@ -84,7 +84,10 @@ def test_subset_leaves_other_classes_in_the_background():
 @pytest.mark.parametrize(
     ("choices", "says"),
     [
-        ({"classes": ["cat", "horse"]}, "--classes: 'horse' is not a class of memory; .* 1 to 5: cat, dog"),
+        (
+            {"classes": ["cat", "horse"]},
+            "--classes: 'horse' is not a class of memory, which has 1 to 5; choose from cat, dog",
+        ),
         ({"classes": ["background", "cat"]}, "--classes: 'background' is not a class"),
         ({"classes": ["cat", 0]}, "--classes: '0' is not a class"),
         ({"classes": ["cat", 6]}, "--classes: '6' is not a class"),
@@ -138,6 +141,15 @@ def test_description_counts_the_images():
         ["task", "3:", "1", "train,", "3", "test", "images:", "car"],
     ]
     assert "1 task" in cut().joint().describe().splitlines()[0]
+
+
+def test_description_says_that_nothing_is_background():
+    """As where ids count the background as 1."""
+    line = "no training mask holds 0, the background"
+    assert line in cut(source=Memory([{1, 2}, {3}, {4, 255}, {5}])).describe()
+    assert line not in cut().describe()
+    pixels_of_images = Stream(Memory([{1}, {2}], [{1}, {2}]), [[1], [2]])  # labels of images have no background
+    assert line not in pixels_of_images.describe()
 
 
 def test_description_of_many_classes_is_short():

@@ -133,7 +133,8 @@ def test_the_same_files_without_checkpoints_and_data(tmp_path):
     assert table(recipe, tmp_path).code == 0
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
     pictures = ["curves-1-1.png", "forgetting-1-1.png"]
-    assert names == [*pictures, "table-classes.md", "table-tasks.md", "table.csv", "table.md", "table.tex"]
+    pages = [*pictures, "report.html"]
+    assert names == [*pages, "table-classes.md", "table-tasks.md", "table.csv", "table.md", "table.tex"]
     first = {name: (folder / name).read_bytes() for name in names}
     for cell in cells.values():
         shutil.rmtree(cell.config.folder / "task_0")
@@ -267,11 +268,53 @@ def test_damaged_results(damage, tmp_path):
     outcome = css("report", cell.config.folder)
     assert outcome.code == 2 and "results.json" in outcome.complaint
     if damage not in ("group missing", "seed missing"):  # stored means and the heading are the report's alone
-        assert table(recipe, tmp_path).code == 2
+        outcome = table(recipe, tmp_path)
+        assert outcome.code == 1 and "results.json" in outcome.err
+
+
+@pytest.mark.parametrize("damage", ["text as IoU", "no list of tasks"])
+def test_a_damaged_run_is_named_and_the_others_are_shown(damage, tmp_path):
+    recipe, cells = small(tmp_path, seeds=[1, 2, 3])
+    bad, *good = cells.values()
+    path = write_run(bad, SMALL, small_ious([0.5] * 4))
+    for cell in good:
+        write_run(cell, SMALL, small_ious([0.25] * 4))
+    values = json.loads(path.read_text())
+    DAMAGES[damage](values)
+    rewrite(bad, values)
+    shown = table(recipe, tmp_path)
+    assert shown.code == 1 and "2/3" in shown.out and "25.00 ± 0.00" in shown.out
+    assert f"{bad.name} failed: {path}" in shown.err and "1 of 3 cells failed" in shown.err
+    reported = css("report", bad.config.folder.parent)
+    assert reported.code == 1 and reported.out.count("seed 2") == reported.out.count("seed 3") == 1
+    assert str(path) in reported.complaint and "seed 1" not in reported.out
+
+
+def test_foreign_linked_and_missing_results_hide_no_run(tmp_path):
+    cells = small(tmp_path, seeds=[1, 2])[1]
+    for cell in cells.values():
+        write_run(cell, SMALL, small_ious([0.5] * 4))
+    runs = next(iter(cells.values())).config.folder.parent
+    for name in ("foreign", "dangling", "folder", "loop"):
+        (runs / name).mkdir()
+    (runs / "foreign" / "results.json").write_text('{"accuracy": 0.5}')
+    (runs / "dangling" / "results.json").symlink_to("nowhere")
+    (runs / "folder" / "results.json").mkdir()
+    (runs / "loop" / "again").symlink_to(runs)
+    (tmp_path / "linked").symlink_to(runs)
+    for top in (runs, tmp_path / "linked"):
+        outcome = css("report", top)
+        assert outcome.code == 1 and "Traceback" not in outcome.err
+        assert outcome.out.count("seed 1") == outcome.out.count("seed 2") == 1
+        lines = [line for line in outcome.err.splitlines() if not line.startswith("Report: ")]
+        assert len(lines) == 3 and all(line.startswith("css: ") for line in lines)
+        assert all(name in outcome.err for name in ("dangling", "folder", "foreign"))
+    only = css("report", runs / "foreign", runs / "folder")
+    assert only.code == 2 and "foreign" in only.complaint and f"Nor can {runs / 'folder'} be shown" in only.complaint
 
 
 def test_seconds_of_runs_without_stages(tmp_path):
-    recipe, cells = small(tmp_path)
+    _, cells = small(tmp_path)
     (cell,) = cells.values()
     path = write_run(cell, SMALL, small_ious([0.5] * 4))
     values = json.loads(path.read_text())

@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
+from forked import Forked
 from hand_made_runs import cells_of, rows
 from small_voc import CROP, css, read_results
 
@@ -39,9 +41,10 @@ def last_table(runs):
     return rows((runs / "small" / "table.md").read_text())
 
 
-def test_several_at_the_same_time_give_the_same_table(recipe, data, tmp_path):
+def test_several_at_the_same_time_give_the_same_table(recipe, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": Forked}))
     one, two = tmp_path / "one", tmp_path / "two"
-    recipe.write_text(recipe.read_text().replace("- mib\n", ""))  # every process takes seconds to start
+    recipe.write_text(recipe.read_text().replace("- mib\n", ""))
     alone = table(recipe, data, one)
     assert alone.code == 0, alone.err
     together = table(recipe, data, two, "--jobs", "2")

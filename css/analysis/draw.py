@@ -17,8 +17,9 @@ _MARKS = {"old": "o", "slow": "s", "fast": "^", "fused": "*"}
 
 
 def draw_path(path: Path, title: str, found: dict[str, Any]) -> None:
-    """Loss of old and new classes from the fast (0) to the slow model (1); dashed: the gated fusion, dotted: with its
-    classifiers aligned.
+    """Loss of old and new classes from the fast (0) to the slow model (1).
+
+    Dashed: the gated fusion, dotted: with its classifiers aligned.
     """
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
@@ -80,8 +81,10 @@ def _gates(axes: Axes, shares: list[dict[str, Any]]) -> None:
 
 
 def draw_story(path: Path, title: str, found: dict[str, Any], dreams: Path, tasks: list[dict[str, Any]]) -> None:
-    """One figure of a task: its dreams (a PNG), the gates they lead to, what those do to the losses between fast and
-    slow model, and mIoU after every task so far (`tasks` of results.json).
+    """One figure of a task: what the fusion saw, what it did, and what came of it.
+
+    Its dreams (a PNG), the gates they lead to, what those do to the losses between fast and slow model, and mIoU after
+    every task so far (`tasks` of results.json).
     """
     figure = Figure(figsize=(14, 9), layout="constrained")
     figure.suptitle(title)

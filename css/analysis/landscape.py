@@ -14,9 +14,11 @@ MARGIN = 0.3  # of the landscape's sides around its models
 
 
 class Plane(NamedTuple):
-    """Through three models; coordinates are distances in the space of the parameters of encoder and decoder, in which
-    `along` and `across` are orthonormal. Old classifiers, of which the bias of the background jumps when a new one is
-    added, and BatchNorm's statistics, whose size has nothing to do with that of weights, move in proportion.
+    """Through three models.
+
+    Coordinates are distances in the space of the parameters of encoder and decoder, in which `along` and `across` are
+    orthonormal. Old classifiers, of which the bias of the background jumps when a new one is added, and BatchNorm's
+    statistics, whose size has nothing to do with that of weights, move in proportion.
     """
 
     origin: State
@@ -40,8 +42,9 @@ class Plane(NamedTuple):
 
 
 def plane_through(origin: State, second: State, third: State, without: str) -> Plane:
-    """By Gram-Schmidt, over the entries that do not begin with `without`. Raises ValueError if the three models lie on
-    one line.
+    """By Gram-Schmidt, over the entries that do not begin with `without`.
+
+    Raises ValueError if the three models lie on one line.
     """
     names = [name for name, value in origin.items() if value.is_floating_point() and not name.startswith(without)]
     first, other = ({name: model[name].double() - origin[name].double() for name in names} for model in (second, third))
@@ -68,8 +71,10 @@ def _unit(direction: State, scale: float) -> State:
 
 
 def landscape(models: Models, batches: Batches) -> dict[str, Any]:
-    """Old and new loss on the plane through old, slow and fast model (Fig. 5), or through old, fast and fused one where
-    the slow model is the old one; None if that is a line, too. BatchNorm's statistics move with all else.
+    """Old and new loss on the plane through old, slow and fast model (Fig. 5).
+
+    Through old, fast and fused one where the slow model is the old one; None if that is a line, too. BatchNorm's
+    statistics move with all else.
     """
     names = ["old", "slow", "fast", "fused"]
     try:
@@ -86,7 +91,7 @@ def landscape(models: Models, batches: Batches) -> dict[str, Any]:
         edge = MARGIN * (max(values) - min(values))
         axes.append(torch.linspace(min(values) - edge, max(values) + edge, POINTS).tolist())
     losses: dict[str, list[list[float | None]]] = {"old": [], "new": []}
-    for y in tqdm(axes[1], desc="landscape", unit="row", leave=False):
+    for y in tqdm(axes[1], desc="landscape", unit="row", leave=False, disable=None):
         row = [measure(models, plane.at(x, y, models.fast), batches) for x in axes[0]]
         for group in losses:
             losses[group].append([point[f"{group}_loss"] for point in row])

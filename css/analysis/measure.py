@@ -21,8 +21,10 @@ Batches = list[tuple[Tensor, Tensor]]  # normalised images, labels as channels
 
 
 class Models(NamedTuple):
-    """The models of one task as states of one network. `old`: the model before the task, which never answers with a new
-    class; `new_classifier`: prefix of what it has not; `num_old`: channels it has.
+    """The models of one task as states of one network.
+
+    `old`: the model before the task, which never answers with a new class; `new_classifier`: prefix of what it has not;
+    `num_old`: channels it has.
     """
 
     model: Segmenter
@@ -48,8 +50,10 @@ def make_models(model: Segmenter, old: State, slow: State, fast: State, fused: S
 
 @torch.no_grad()
 def measure(models: Models, state: State, batches: Batches) -> dict[str, float | None]:
-    """Mean cross-entropy over pixels of `old` classes (background and all before this task) and of `new` ones, and mean
-    IoU of both and of all; None where there is no such pixel.
+    """Mean cross-entropy and mean IoU of a state of the network; None where there is no such pixel.
+
+    Cross-entropy over pixels of `old` classes (background and all before this task) and of `new` ones; IoU of both and
+    of all.
     """
     sums, counts = torch.zeros(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
     confusion = ConfusionMatrix(len(models.model.classes))
@@ -78,11 +82,14 @@ def compare(models: Models, batches: Batches) -> dict[str, Any]:
     to that of the fast model on new ones (Fig. 4c and 6 of the paper).
     """
     states = {"old": models.old, "slow": models.slow, "fast": models.fast, "fused": models.fused}
-    scores = {name: measure(models, state, batches) for name, state in tqdm(states.items(), desc="models", leave=False)}
+    scores = {
+        name: measure(models, state, batches)
+        for name, state in tqdm(states.items(), desc="models", leave=False, disable=None)
+    }
     scores["old"] |= {"new_loss": None, "new": None, "all": None}  # it has no answer
     path: list[dict[str, Any]] = [
         {"alpha": alpha, **measure(models, linear(models.slow, models.fast, alpha, (models.new_classifier,)), batches)}
-        for alpha in tqdm(ALPHAS, desc="fast to slow", leave=False)
+        for alpha in tqdm(ALPHAS, desc="fast to slow", leave=False, disable=None)
     ]
     best = max(path, key=lambda point: point["all"])  # chosen on the test images: more than a method could do
     middle = path[len(path) // 2]
@@ -109,8 +116,10 @@ def gate_shares(gates: State, model: nn.Module) -> list[dict[str, Any]]:
 
 
 def recognised(seen: Tensor, queries: Tensor, classes: Iterable[int]) -> dict:
-    """How much of each dreamt class a network sees: share of the query's pixels per channel, of all together, and by
-    `chance` = always the most frequent one. `seen`: its answers, channels (N, H, W); 255 in a query is not counted.
+    """How much of each dreamt class a network sees.
+
+    Share of the query's pixels per channel, of all together, and by `chance` = always the most frequent one. `seen`:
+    its answers, channels (N, H, W); 255 in a query is not counted.
     """
     counted = queries != VOID
     hits = seen == queries

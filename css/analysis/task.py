@@ -27,6 +27,7 @@ from css.system.tensors import load_tensors, part
 from css.training.loaders import autocast, make_loader
 from tasks import InputError, Task
 from tasks.batches import TaskImages, TestBatches
+from tasks.palette import palette_of
 from tasks.source import BACKGROUND, VOID
 from tasks.views import CentreCrop
 
@@ -52,8 +53,9 @@ class Analysis:
         self.models = self._models()
 
     def measure(self, images: int, judge: Segmenter | None) -> dict[str, Any]:
-        """Everything, written to RUN/analysis/task_K*. `images`: at most so many test images; `judge`: an independent
-        network, which looks at the dreams.
+        """Everything, written to RUN/analysis/task_K*.
+
+        `images`: at most so many test images; `judge`: an independent network, which looks at the dreams.
         """
         with autocast(self.config, self.processes):
             test = self._batches(self._spread(images))
@@ -78,8 +80,9 @@ class Analysis:
         return make_models(self.fused, old, slow, fast, fused, self.task.index)
 
     def _fused_on_real_images(self) -> State | None:
-        """Gates between the same two models, learnt on training images of old and of new classes in place of dreams:
-        what the best of dreams could reach. None where every image of an old class shows a new one, too.
+        """Gates between the same two models, learnt on training images of old and of new classes in place of dreams.
+
+        That is what the best of dreams could reach. None where every image of an old class shows a new one, too.
 
         As on the path between the models, the new classifier is the fast model's, and BatchNorm's statistics are
         interpolated.
@@ -125,7 +128,7 @@ class Analysis:
         answers = {"teacher": self._answers(teacher, images), "fused": self._answers(self.models.fused, images)}
         if judge is not None:
             answers["judge"] = self._judged(judge, images)
-        palette = class_palette(self.fused.classes)
+        palette = class_palette(palette_of(self.task.source), self.fused.classes)
         mean, std, path = self.fused.pixel_mean, self.fused.pixel_std, self.home / f"{self.name}-dreams-{name}.png"
         draw_dreams(path, images, queries, palette, mean, std, answers["fused"])
         return {who: recognised(seen, queries, dreamt) for who, seen in answers.items()}

@@ -21,7 +21,7 @@ def prepare(dataset: tyro.conf.Positional[str], /, data_root: Path | None = None
 
 def list_all() -> None:
     """Data sets and methods."""
-    print("Data sets: " + ", ".join(registry.DATASETS))
+    print("Data sets: " + ", ".join(registry.DATASETS) + ", or a folder with data.yaml (see css data)")
     print("Methods:")
     for name, path in METHODS.items():
         print(f"  {name:11} {summary_of(path)}")

@@ -8,7 +8,7 @@ import tyro
 from css.cli.arguments import WANTS_HELP, value_of
 from css.config.methods import require_known
 from css.config.settings import NoOptions, RunConfig
-from tasks.datasets.registry import find_dataset
+from tasks.datasets.registry import find_dataset, full_name
 from tasks.errors import InputError
 
 
@@ -29,13 +29,17 @@ def run_command(arguments: list[str]) -> int:
 
 
 def parse_run(arguments: list[str]) -> RunConfig[Any]:
-    """The defaults depend on the data set and the options on the method, so both are looked up first."""
+    """The configuration of a command line. Raises InputError for an unknown data set or method, or without a protocol.
+
+    The defaults depend on the data set and the options on the method, so both are looked up first.
+    """
     named = [argument for argument in arguments[:2] if not argument.startswith("-")]
     wants_help = WANTS_HELP & set(arguments)
     if len(named) < 2 and not wants_help:
         raise InputError("css run needs a data set and a protocol first, for example: css run shapes 15-1.")
-    dataset = named[0] if named else "voc"
+    dataset = full_name(named[0]) if named else "voc"
     find_dataset(dataset)
+    arguments = [dataset, *arguments[1:]] if named and arguments[0] == named[0] else arguments
     if method := value_of("--method", arguments):
         require_known(method)
     if not wants_help:

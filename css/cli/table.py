@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tyro
 
-from css.recipe.agreement import finished_records, require_agreement
+from css.recipe.agreement import finished_records, require_agreement, unreadable
 from css.recipe.cells import Cell, make_cells
 from css.recipe.jobs import default_jobs, run_cell, run_cells
 from css.recipe.plan import read_recipe
@@ -18,6 +18,8 @@ from tasks import InputError
 def table(recipe: tyro.conf.Positional[Path], /, data_root: Path | None = None, runs: Path = Path("runs"),
           epochs: int | None = None, jobs: int | None = None, cell: str | None = None) -> int:  # fmt: skip
     """Runs every cell of a recipe that is not finished, then writes one table: Markdown, CSV, LaTeX, pictures.
+
+    A cell that fails, or whose run folder is damaged, is named, and the table shows the others; the exit code is 1.
 
     Args:
         recipe: YAML file, see recipes/.
@@ -38,15 +40,18 @@ def table(recipe: tyro.conf.Positional[Path], /, data_root: Path | None = None, 
         return 0
     if "RANK" in os.environ:
         raise InputError("css table starts the processes of its cells itself: call it without torchrun.")
-    require_agreement(cells)
+    damaged = unreadable(cells)
+    sound = [cell for cell in cells if cell.name not in damaged]
+    require_agreement(sound)
     passed_on = {"--data-root": data_root, "--runs": runs, "--epochs": epochs}
     options = [text for flag, value in passed_on.items() if value for text in (flag, str(value))]
     failures = run_cells(
-        cells, set(finished_records(cells)), jobs or default_jobs(),
+        sound, set(finished_records(sound)), jobs or default_jobs(),
         lambda cell: ["table", str(recipe), *options, "--cell", cell.name],
     )  # fmt: skip
-    require_agreement(cells)
-    print(write_table(plan, cells, finished_records(cells), runs / recipe.stem))
+    require_agreement(sound)
+    print(write_table(plan, cells, finished_records(sound), runs / recipe.stem))
+    failures |= damaged
     for name, sentence in failures.items():
         print(f"{name} failed: {sentence}", file=sys.stderr)
     if failures:

@@ -74,7 +74,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def read_yaml(path: Path) -> dict[str, Any]:
     """The settings in a YAML file. Raises InputError if it is absent or holds none."""
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; check the path.") from None
     except (OSError, ValueError, yaml.YAMLError) as error:

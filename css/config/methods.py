@@ -26,6 +26,12 @@ METHODS = {
     "gd-wild": "plop_baseline.gd_wild:GdWild",
     "nsp": "plop_baseline.nsp:Nsp",
     "connector": "plop_baseline.connector:Connector",
+    "star": "plop_baseline.star:Star",
+    "dkd": "plop_baseline.dkd:Dkd",
+    "analytic": "plop_baseline.analytic:Analytic",
+    "lgkd": "plop_baseline.lgkd:Lgkd",
+    "barm": "plop_baseline.barm:Barm",
+    "ssul": "plop_baseline.ssul:Ssul",
 }
 
 # BASE+NAME goes around a base method
@@ -33,6 +39,8 @@ WRAPPERS = {
     "s2mf": "css.s2mf.algorithm:Split2MetaFusion",
     "align": "css.s2mf.aligned:Aligned",
     "replay": "plop_baseline.replay:Replay",
+    "ewf": "plop_baseline.ewf:Ewf",
+    "lgkd": "plop_baseline.lgkd:LabelGuided",
 }
 
 
@@ -68,7 +76,10 @@ def require_known(name: str) -> None:
 
 
 def summary_of(path: str) -> str:
-    """The `summary` of a class "module:Class", read from its file: importing all of them takes five seconds."""
+    """The `summary` of a class "module:Class", read from its file: importing all of them takes five seconds.
+
+    Raises ImportError if there is no such package.
+    """
     module, _, name = path.partition(":")
     package, _, leaf = module.rpartition(".")
     spec = importlib.util.find_spec(package)

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from css.dream.layouts import as_maps
 from css.system.pictures import write_png
-from tasks.datasets.voc import voc_palette
 
 
 def draw_dreams(path: Path, images: Tensor, queries: Tensor, palette: np.ndarray, mean: Tensor, std: Tensor,
@@ -26,8 +25,8 @@ def draw_dreams(path: Path, images: Tensor, queries: Tensor, palette: np.ndarray
     write_png(path, np.concatenate([np.concatenate(list(row), 1) for row in rows]))
 
 
-def class_palette(classes: Sequence[int]) -> np.ndarray:
-    """Colours of channels, uint8 (256, 3), from the raw ids of their classes."""
-    palette = voc_palette()
-    palette[: len(classes)] = palette[list(classes)]
-    return palette
+def class_palette(palette: np.ndarray, classes: Sequence[int]) -> np.ndarray:
+    """Colours of channels, uint8 (256, 3), from those of raw class ids and the raw ids of the channels' classes."""
+    by_channel = palette.copy()
+    by_channel[: len(classes)] = palette[list(classes)]
+    return by_channel

@@ -216,7 +216,10 @@ def _count_pixels(labels: Tensor, channels: int) -> Tensor:
 
 
 def as_maps(queries: Tensor) -> Tensor:
-    """Classes (N,) become label maps of one pixel; all else is the same for classification and segmentation."""
+    """Classes (N,) become label maps (N, 1, 1); all else is the same for classification and segmentation.
+
+    Raises ValueError for a class of 255, which stands for ignored pixels.
+    """
     if queries.dim() == 1 and (queries >= VOID).any():
         raise ValueError(f"classes must lie below {VOID}, which stands for ignored pixels")
     return queries if queries.dim() == 3 else queries[:, None, None]

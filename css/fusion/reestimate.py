@@ -17,8 +17,8 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> None:
     out how far their means lie apart); unbiased, as PyTorch keeps it. On the way every layer normalises by all values
     it has seen so far. So with one batch the result is exact for every layer (the batch's statistics, as in training);
     with several for the first layer, and close for deeper ones, whose inputs the earlier batches saw normalised by
-    statistics that were not final yet. Groups (`css.batchnorm`) make no difference, and a batch may be a single image.
-    All else stays as it is; without a batch, everything.
+    statistics that were not final yet. Groups (`css.model.batchnorm`) make no difference, and a batch may be a single
+    image. All else stays as it is; without a batch, everything.
     """
     layers = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     moments = {layer: _RunningMoments() for layer in layers}

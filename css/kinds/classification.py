@@ -28,7 +28,10 @@ class Classification(Kind):
     has_layouts = False
 
     def check(self, config: RunConfig, segmentation_only: bool) -> None:
-        """Networks are those of `css.model.classifier`, without weights, tested on whole images."""
+        """Raises InputError unless the network is of `css.model.classifier`, without weights, tested on whole images.
+
+        Also for a method that needs a background.
+        """
         width_of(config.model.encoder)
         if segmentation_only:
             raise InputError(

@@ -54,7 +54,10 @@ class Classifier(nn.Module):
         return (images.float() / 255 - self.pixel_mean) / self.pixel_std
 
     def grow(self, new_classes: Sequence[int]) -> None:
-        """Adds a head for each group within `new_classes`: one for a task, all at once for joint training."""
+        """Adds a head for each group within `new_classes`: one for a task, all at once for joint training.
+
+        Raises ValueError for a class that has a head, or for classes that are not those of whole heads.
+        """
         if repeated := set(new_classes) & set(self.classes):
             raise ValueError(f"classes {sorted(repeated)} have a head already")
         added = [group for group in self.groups if set(group) <= set(new_classes)]

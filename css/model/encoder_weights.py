@@ -1,16 +1,19 @@
 """Pretrained weights of an encoder, from smp's hub or from a local file."""
 
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from segmentation_models_pytorch.encoders import get_encoder
-from torch import nn
+from torch import Tensor, nn
 
+from css.model.weight_names import match_names
 from tasks.errors import InputError
 
+_ENTRIES = ("state_dict", "model_state_dict", "model", "network", "net", "backbone", "encoder")  # of a checkpoint
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation of its pixels, RGB
 
 
@@ -24,24 +27,33 @@ def pixel_statistics(encoder: str) -> tuple[tuple[float, ...], tuple[float, ...]
 
 
 def load_encoder_weights(encoder: nn.Module, name: str, weights: str | Path) -> None:
-    """Loads "imagenet" (a download by smp) or a file (.safetensors, or .pth with a plain dict of tensors) in place.
+    """Loads "imagenet" (a download by smp) or a file (.safetensors, or .pth with nothing but tensors) in place.
 
-    A file has the key names of the encoder (torchvision's for ResNets); a classification layer `fc` is left out.
-    Raises InputError if the file does not fit the architecture.
+    A file has the encoder's names (torchvision's for ResNets, timm's own for "tu-..."), perhaps all behind one prefix
+    (`module.`, `backbone.encoder.`, whatever it is) and beside other parts of a network; a .pth may hold them in an
+    entry `state_dict`, `model` or the like. A head that is left over is left out.
+
+    Raises:
+        InputError: the file cannot be read, does not fit the architecture, or holds values that are not finite.
     """
     state = _from_hub(name) if str(weights) == "imagenet" else _from_file(Path(weights))
-    state = {key: value for key, value in state.items() if not key.startswith("fc.")}
     own = encoder.state_dict()
+    origin = f"--model.encoder-weights {weights}"
+    found, left = match_names(state, own, origin)
     # Files in safetensors often leave out the counters that BatchNorm keeps; nothing here reads them.
-    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
-    unfit = [key for key, value in state.items() if key not in own or own[key].shape != value.shape]
+    missing = [key for key in own if key not in found and not key.endswith("num_batches_tracked")]
+    unfit = [key for key, value in found.items() if not _fits(value, own[key])] + left
     if missing or unfit:
         raise InputError(
-            f"--model.encoder-weights {weights} does not fit --model.encoder {name}: {len(missing)} tensors "
-            f"are missing and {len(unfit)} are unknown or of another shape (first: {(missing + unfit)[0]}); "
-            "give the weights of the same architecture."
+            f"{origin} does not fit --model.encoder {name}: {len(missing)} tensors are missing and {len(unfit)} are "
+            f"unknown or of another shape (first: {(missing + unfit)[0]}); give the weights of the same architecture."
         )
-    encoder.load_state_dict({**own, **state})
+    if broken := [key for key, value in found.items() if value.is_floating_point() and not value.isfinite().all()]:
+        raise InputError(
+            f"{origin} holds values that are not finite in {len(broken)} tensors (first: {broken[0]}): its training "
+            "failed; give another file."
+        )
+    encoder.load_state_dict({**own, **found})
 
 
 def _from_file(path: Path) -> dict[str, torch.Tensor]:
@@ -58,13 +70,27 @@ def _from_file(path: Path) -> dict[str, torch.Tensor]:
         ) from None
     except Exception as error:  # torch raises pickle.UnpicklingError for anything but tensors
         raise InputError(f"--model.encoder-weights {path} holds more than tensors ({type(error).__name__}).") from None
-    if not isinstance(state, dict) or not all(
-        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
-    ):
+    for _ in range(2):  # an entry within an entry, but no endless chain
+        state = _inner(state)
+    if not _is_plain(state):
         raise InputError(
             f"--model.encoder-weights {path} is not a plain dict of tensors; save the encoder's state_dict."
         )
     return state
+
+
+def _inner(state: Any) -> Any:
+    """The network in the checkpoint of a training program, with optimiser and epoch beside it; or all there is."""
+    entries = [state[key] for key in _ENTRIES if isinstance(state.get(key), dict)] if isinstance(state, dict) else []
+    return entries[0] if entries else state
+
+
+def _is_plain(state: Any) -> bool:
+    return isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
+
+
+def _fits(value: Tensor, own: Tensor) -> bool:
+    return value.shape == own.shape and value.is_floating_point() == own.is_floating_point()
 
 
 def _from_hub(name: str) -> dict[str, torch.Tensor]:
@@ -72,6 +98,11 @@ def _from_hub(name: str) -> dict[str, torch.Tensor]:
         return get_encoder(name, weights="imagenet").state_dict()
     except Exception as error:  # the hub's client has no common error class
         raise InputError(
-            f"ImageNet weights of {name} cannot be fetched from the hub ({type(error).__name__}); give a local file or "
-            "start untrained: --model.encoder-weights PATH or none."
+            f"ImageNet weights of {name} cannot be fetched from the hub ({_said(error)}); give a local file or start "
+            "untrained: --model.encoder-weights PATH or none."
         ) from None
+
+
+def _said(error: Exception) -> str:
+    """The kind of an error and the beginning of what it says."""
+    return " ".join([f"{type(error).__name__}:", *str(error).split()])[:160].rstrip(":")

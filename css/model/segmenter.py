@@ -9,18 +9,30 @@ from typing import Any, cast
 import torch
 from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
 from segmentation_models_pytorch.decoders.deeplabv3.decoder import DeepLabV3Decoder
-from segmentation_models_pytorch.encoders import get_encoder
 from segmentation_models_pytorch.encoders.resnet import ResNetEncoder
 from torch import nn
 
 from css.model.dilation import skip_taps_in_padding
 from css.model.encoder_weights import load_encoder_weights, pixel_statistics
+from css.model.encoders import build_encoder
 from css.model.hypercolumn import Hypercolumn
 from css.model.output import Output
-from tasks.errors import InputError
 
 FEATURES = 256  # channels of the DeepLabV3 decoder
-STRIDE = 16  # output stride of the published geometry
+
+
+class SharedFeatures(nn.Module):
+    """How the maps of the encoder become features and logits: every classifier sees what the decoder makes of them.
+
+    A method with a head of its own puts a module with the same `forward` in its place (`Method.grow`).
+    """
+
+    def forward(
+        self, decoder: nn.Module, classifiers: nn.ModuleList, stages: Sequence[torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features (B, 256, h, w) and logits (B, seen classes, h, w) of the encoder's maps."""
+        features = decoder(stages)
+        return features, torch.cat([classify(features) for classify in classifiers], dim=1)
 
 
 class Segmenter(nn.Module):
@@ -35,7 +47,7 @@ class Segmenter(nn.Module):
 
     def __init__(self, encoder: str, encoder_weights: str | Path = "none") -> None:
         super().__init__()
-        self.encoder = _build_encoder(encoder)
+        self.encoder = build_encoder(encoder)
         self.decoder = DeepLabV3Decoder(
             cast("Sequence[int]", self.encoder.out_channels)[-1], FEATURES,
             atrous_rates=(6, 12, 18), aspp_separable=False, aspp_dropout=0.0,
@@ -44,6 +56,7 @@ class Segmenter(nn.Module):
         skip_taps_in_padding(self.decoder)
         self.hypercolumn: Hypercolumn | None = None  # else what the classifiers see, in place of the decoder's features
         self.classifiers = nn.ModuleList()
+        self.head: nn.Module = SharedFeatures()
         self.classes: list[int] = []  # raw class id of every output channel
         if str(encoder_weights) != "none":
             load_encoder_weights(self.encoder, encoder, encoder_weights)
@@ -54,25 +67,21 @@ class Segmenter(nn.Module):
 
     def forward(self, images: torch.Tensor) -> Output:
         """Output of (B, 3, H, W): logits (B, C, h, w) and features (B, D, h, w) at a sixteenth of the size."""
-        *stages, features = self._stages(images)
+        stages = self.encoder(images)[-4:]
         taps = tuple(activation.__dict__.pop("last_input") for activation in self._tapped) or tuple(stages)
         if self.hypercolumn is None:
-            return Output(self._classify(features), features, taps)
-        features = self.hypercolumn([*stages[1:], features])
+            features, logits = self.head(self.decoder, self.classifiers, stages)
+            return Output(logits, features, taps)
+        features = self.hypercolumn([*stages[1:], self.decoder(stages)])
         with torch.autocast(features.device.type, enabled=False):  # as exact as the features
-            return Output(self._classify(features), features, taps)
-
-    def _stages(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """The maps of the last four encoder stages and of the decoder."""
-        stages = self.encoder(images)[-4:]
-        return [*stages, self.decoder(stages)]
+            return Output(torch.cat([classify(features) for classify in self.classifiers], dim=1), features, taps)
 
     def column(self, images: torch.Tensor) -> list[torch.Tensor]:
         """The maps that a hypercolumn is made of: stages 2 to 4 and the decoder's, at strides 8, 16, 16, 16."""
-        maps = self._stages(images)[1:]
+        stages = self.encoder(images)[-4:]
         for activation in self._tapped:
             activation.__dict__.pop("last_input")
-        return maps
+        return [*stages[1:], self.decoder(stages)]
 
     @property
     def column_widths(self) -> list[int]:
@@ -84,9 +93,6 @@ class Segmenter(nn.Module):
         """The smallest value that a feature can have: the decoder's last layer is a ReLU."""
         return 0.0 if self.hypercolumn is None else -math.inf
 
-    def _classify(self, features: torch.Tensor) -> torch.Tensor:
-        return torch.cat([classify(features) for classify in self.classifiers], dim=1)
-
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 (B, 3, H, W) to what the encoder was trained on, channels last."""
         images = images.to(self.pixel_mean.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
@@ -97,7 +103,8 @@ class Segmenter(nn.Module):
 
         "balanced" (MiB Eq. 11, PLOP): every new class starts as a copy of the background, and background and new
         classes share its probability: w_new = w_bg, b_new = b_bg = b_bg - log(N_new + 1). "random": no use of the
-        background. The first classifier is always random.
+        background. The first classifier is always random. Raises ValueError for a class that has a classifier, or
+        another `init`.
         """
         if repeated := set(new_classes) & set(self.classes):
             raise ValueError(f"classes {sorted(repeated)} have a classifier already")
@@ -149,13 +156,3 @@ def _remember_last_activations(encoder: ResNetEncoder) -> list[nn.Module]:
 def _keep_input(activation: nn.Module, inputs: tuple[torch.Tensor]) -> None:
     """A block calls its activation several times; the last call, on the sum, is the one that remains."""
     activation.__dict__["last_input"] = inputs[0]
-
-
-def _build_encoder(name: str) -> nn.Module:
-    try:
-        return get_encoder(name, weights=None, output_stride=STRIDE)
-    except (KeyError, ValueError, NotImplementedError, RuntimeError) as error:
-        raise InputError(
-            f"--model.encoder {name} cannot be built at output stride {STRIDE} ({str(error).splitlines()[0][:120]}); "
-            "choose another one, for example resnet18, resnet50, resnet101 or tu-tf_efficientnet_lite0."
-        ) from None

@@ -15,7 +15,11 @@ from tasks import InputError
 
 @dataclass(frozen=True)
 class Rule:
-    """How many of the directions of a layer, ordered by their eigenvalue, are protected."""
+    """How many of the directions of a layer, ordered by their eigenvalue, are protected.
+
+    Raises:
+        InputError: a value that does not fit the rule.
+    """
 
     kind: Literal["energy", "relative", "fraction", "budget", "ratio"] = "energy"
     """energy: the free directions hold at most `value` of the trace. relative: free up to `value` times the largest

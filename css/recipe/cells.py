@@ -72,5 +72,5 @@ def _cell(recipe: Recipe, path: Path, protocol: str, seed: int, row: Row, change
     own = {"protocol": protocol, "seed": seed, "options": {**recipe.options.get(row.method, {}), **row.options}}
     config = merge(default, {**recipe.settings, **own, **changes}, str(path))
     label = row.label.replace(":", ".")
-    name = f"{config.dataset.replace(':', '.')}-{protocol}-{config.setting}-{label}-s{seed}"
+    name = f"{config.dataset_name}-{protocol}-{config.setting}-{label}-s{seed}"
     return Cell(row.label, dataclasses.replace(config, name=name))

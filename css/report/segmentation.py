@@ -1,6 +1,7 @@
 """Scores of segmentation: IoU of classes and their groups, its tables, its record, pictures of test images."""
 
 from dataclasses import field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import ConfigDict, Field
@@ -38,7 +39,7 @@ def iou_table(results: dict) -> str:
     table = markdown(["task", "train", "test", *(TITLES[group] for group in GROUPS)], rows)
     last = results["tasks"][-1]
     classes = [[names[c], percent(iou)] for c, iou in zip(results["class_order"], last["iou"], strict=False)]
-    run = " ".join(config[key] for key in ("dataset", "protocol", "setting"))
+    run = " ".join((Path(config["dataset"]).name, config["protocol"], config["setting"]))
     return (
         f"{run}, {config['method']}, seed {config['seed']}: mIoU in %\n\n{table}\n\n"
         f"avg {percent(results['avg'])}. old = classes of task 0, background included; new = classes of the "

@@ -1,10 +1,12 @@
 """Everything that a user can get wrong in the settings, said before anything is written."""
 
 import dataclasses
+import math
 from typing import Any
 
 import torch
 
+from css.config.options import require_values
 from css.config.settings import RunConfig, TrainConfig
 from css.kinds.choice import kind_of
 from css.method.registry import make_method
@@ -12,6 +14,7 @@ from css.run.first_task import borrowed_first_task
 from css.run.folder import (
     task_folder,
 )
+from css.run.names import require_names
 from css.run.stream import make_stream
 from css.training.optimizer import require_optimizer
 from tasks import InputError, Stream
@@ -24,8 +27,7 @@ def require_config(config: RunConfig[Any], world: int) -> None:
         config: All settings.
         world: Number of processes.
     """
-    if config.seed < 0:
-        raise InputError("--seed must be 0 or more.")
+    require_names(config)
     _require_ranges(config.train)
     _require_batches(config.train, world)
     _require_batch_norm(config.train)
@@ -52,6 +54,9 @@ def _require_ranges(train: TrainConfig) -> None:
     require(1, "later_epochs", "bn_group", optional=True)
     require(0, "lr", "later_lr", "momentum", "weight_decay")
     require(0, "classifier_lr", "batch_norm_lr", optional=True)
+    require_values(train.later_rates, "--train.later-rates", {
+        name: (0 <= value < math.inf, "of at least 0") for name, value in vars(train.later_rates).items()
+    })  # fmt: skip
     if not all(0 < point < 1 for point in train.halve_at or ()):
         raise InputError("--train.halve-at must hold shares of the epochs between 0 and 1, for example 0.5.")
     if train.crop < 32 or train.crop % 16:

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,16 @@ _PACKAGES = (
 )  # fmt: skip
 
 
-def run_facts(config: dict[str, Any], groups: list[list[int]], class_names: list[str], fingerprint: str) -> dict:
-    """What is true of the whole run."""
+def run_facts(config: dict[str, Any], groups: list[list[int]], class_names: list[str], fingerprint: str,
+              colours: Sequence[list[int]] = ()) -> dict:  # fmt: skip
+    """What is true of the whole run. `class_names` and `colours` (RGB) are by raw class id."""
     return {
         "config": config,
         "seed": config["seed"],
         "class_order": sum(groups, []),
         "protocol_groups": groups,
         "class_names": class_names,
+        "colours": list(colours),
         "data_fingerprint": fingerprint,
         "versions": {
             TOOLKIT: " ".join(filter(None, (version(), commit()))),

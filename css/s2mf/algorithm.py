@@ -27,6 +27,7 @@ from css.s2mf.slow import SlowModel, SlowOptions, divide_epochs
 from css.system.tensors import part, prefixed, save_tensors
 from css.training.trainer import Trainer
 from tasks import InputError, Task
+from tasks.palette import palette_of
 
 MODELS_FILE = "s2mf.safetensors"  # in the folder of every task after the first: slow and fast model, gates, dreams
 
@@ -63,6 +64,7 @@ class Split2MetaFusion(SlowModel):
     """Algorithm 1 of the paper. Both models are trained with the losses of the base method, and share its epochs."""
 
     suffix = "s2mf"
+    needs_linear = True
     Options = S2mfOptions
     summary = "old and new model fused channel by channel, on dreams (arXiv 2312.07082)"
 
@@ -213,7 +215,7 @@ class Split2MetaFusion(SlowModel):
         super().store(home, task, model)
         if self.record:
             save_tensors(home / MODELS_FILE, self.record)
-            palette = class_palette(task.seen_classes)
+            palette = class_palette(palette_of(task.source), task.seen_classes)
             for name in ("old", "new"):
                 images, queries = self.record[f"{name}.images"], self.record[f"{name}.queries"]
                 draw_dreams(home / f"dreams-{name}.png", images, queries, palette, model.pixel_mean, model.pixel_std)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from css.losses import at_places
 from css.model.segmenter import Segmenter
 from css.model.state import classifier_parameters, evaluating, set_classifiers
 from css.s2mf.moments import FeatureMoments, Gaussians, extend, fit_drift
@@ -92,19 +93,21 @@ def aligned(new: Linear, teacher: Linear, old: Gaussians, seen: Seen, drift: Ten
     """The classifiers `new`, trained on features of old classes and of this task, as frequent as in all images.
 
     Cross-entropy to the answers of `teacher`, the classifiers of the previous model; to the label for new classes.
+    A task that showed no labelled place leaves drawn features alone; if there are none either, nothing is learnt.
     `drift` as of `fit_drift`, or None where the network has not changed.
     """
     known, channels = len(teacher[0]), len(new[0])
+    number = _fresh(seen.frequency if len(seen.labels) else 0, old.counts.sum().item())
+    if number is None:
+        return new
 
     def answers(features: Tensor) -> Tensor:
         return F.pad(F.linear(features, *teacher).softmax(1), (0, channels - known))
 
-    drawn = old.sample(POOL)
+    drawn = old.sample(POOL if number < BATCH else 0)
     carried = drawn if drift is None else (extend(drawn) @ drift[:-1].float().T).clamp(min=old.lowest)
     targets, fresh = answers(seen.before), seen.labels >= known
     targets[fresh] = F.one_hot(seen.labels[fresh], channels).to(targets)
-    share = seen.frequency / (seen.frequency + old.counts.sum().item())
-    number = min(BATCH, max(1, round(share * BATCH)))
     return train(new, [Rows(seen.after, targets, number), Rows(carried, answers(drawn), BATCH - number)])
 
 
@@ -113,16 +116,16 @@ class Rows(NamedTuple):
 
     features: Tensor  # (N, D)
     targets: Tensor  # (N, channels), probabilities
-    number: int
+    number: int  # 0 where there are none
 
 
 def train(start: Linear, parts: Sequence[Rows]) -> Linear:
     """The classifiers `start` after STEPS steps of Adam on the cross-entropy, by random rows of every part."""
     weight, bias = (values.clone().requires_grad_() for values in start)
     optimizer = torch.optim.Adam([weight, bias], LR)
-    for step in tqdm(range(STEPS), desc="classifiers", unit="step", leave=False):
+    for step in tqdm(range(STEPS), desc="classifiers", unit="step", leave=False, disable=None):
         optimizer.param_groups[0]["lr"] = LR * (1 - step / STEPS)
-        chosen = [torch.randint(len(part.features), (part.number,)) for part in parts]
+        chosen = [torch.randint(max(1, len(part.features)), (part.number,)) for part in parts]
         features = torch.cat([part.features[rows] for part, rows in zip(parts, chosen, strict=True)])
         targets = torch.cat([part.targets[rows] for part, rows in zip(parts, chosen, strict=True)])
         loss = F.cross_entropy(F.linear(features, weight, bias), targets)
@@ -130,6 +133,13 @@ def train(start: Linear, parts: Sequence[Rows]) -> Linear:
         loss.backward()
         optimizer.step()
     return weight.detach(), bias.detach()
+
+
+def _fresh(seen: int, drawn: float) -> int | None:
+    """How many features of a batch are of the task's places, by the numbers of both; None if there are none at all."""
+    if not seen + drawn:
+        return None
+    return min(BATCH, max(1, round(seen / (seen + drawn) * BATCH))) if seen else 0
 
 
 @torch.no_grad()
@@ -142,7 +152,7 @@ def look(task: Task, model: Segmenter, teacher: Segmenter | None, trainer: Train
         with evaluating(model), trainer.autocast():
             after = model(images).features
             before = after if teacher is None else teacher(images).features
-        rows = [_rows(before), _rows(after), _at_places(labels, after).flatten()]
+        rows = [_rows(before), _rows(after), at_places(labels, after.shape[-2:]).flatten().long()]
         counted = (rows[-1] != VOID).nonzero()[:, 0]
         counts += len(counted)
         chosen = counted[torch.randperm(len(counted))[:quota].to(counted.device)]
@@ -153,16 +163,11 @@ def look(task: Task, model: Segmenter, teacher: Segmenter | None, trainer: Train
 
 def _answers(logits: Tensor, labels: Tensor, task: Task) -> Tensor:
     """The labels at the places of the logits, (N,); what is background there: the model's answer among old classes."""
-    sampled = _at_places(labels, logits)
+    sampled = at_places(labels, logits.shape[-2:]).long()
     if task.index:
         own = logits[:, : len(task.old_classes)].argmax(1)
         sampled = torch.where(sampled == BACKGROUND, own, sampled)
     return sampled.flatten()
-
-
-def _at_places(labels: Tensor, features: Tensor) -> Tensor:
-    """Label maps (B, H, W) at the centres of the cells of a feature map, (B, h, w)."""
-    return F.interpolate(labels[:, None].float(), features.shape[-2:], mode="nearest-exact")[:, 0].long()
 
 
 def _rows(features: Tensor) -> Tensor:

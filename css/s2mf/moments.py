@@ -43,7 +43,9 @@ class FeatureMoments:
 
     @classmethod
     def unpacked(cls, packed: Tensor) -> "FeatureMoments":
-        """From what `packed` returned."""
+        """From what `packed` returned, or from `sums` as they are, which version 0.1 kept."""
+        if packed.dim() == 3:
+            return cls(packed)
         side = math.isqrt(2 * packed.shape[1])
         upper = torch.triu_indices(side, side)
         sums = torch.zeros(len(packed), side, side, dtype=torch.float64)
@@ -74,7 +76,12 @@ class Gaussians(NamedTuple):
     lowest: float = 0.0  # value of a feature: what a ReLU leaves is not negative
 
     def sample(self, number: int) -> Tensor:
-        """Features (number, D) of all channels, by channel."""
+        """Features (number, D) of all channels, by channel.
+
+        A channel that was never counted is never drawn; `number` may be 0, and must be if none was counted.
+        """
+        if not number:
+            return self.mean[:0]
         channels = torch.multinomial(self.counts, number, replacement=True)
         noise = torch.randn(number, self.mean.shape[1])
         numbers = channels.bincount(minlength=len(self.counts)).tolist()
@@ -86,8 +93,10 @@ def fit_drift(before: Tensor, after: Tensor) -> Tensor:
     """The matrix that carries [x, 1], x in `before` (N, D), next to [y, 1], y in `after` (N, D).
 
     Least squares, with a ridge that pulls it to the identity where nothing is seen (drift compensation; LDC, arXiv
-    2407.08536). Float64 (D + 1, D + 1).
+    2407.08536). Float64 (D + 1, D + 1); the identity without features, or if all are 0.
     """
+    if not before.any():
+        return torch.eye(before.shape[1] + 1, dtype=torch.float64)
     x, change = extend(before.double()), after.double() - before.double()
     square = x.T @ x
     square.diagonal().add_(RIDGE * before.double().square().mean() * len(x))

@@ -56,7 +56,7 @@ def _remove(path: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """As `atomic`: the whole file or none of it. Raises InputError if the folder cannot be written."""
     with atomic(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -67,7 +67,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """What a JSON file holds. Raises InputError if it is absent or broken."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; name the folder of a run that has started.") from None
     except (OSError, ValueError) as error:

@@ -14,7 +14,10 @@ PROGRAM = str(Path(css.__file__).with_name("__main__.py"))  # works in any folde
 
 
 def wanted_processes() -> int:
-    """1 inside a process that torchrun started; else $GPUS, else the number of visible GPUs, at least 1."""
+    """1 inside a process that torchrun started; else $GPUS, else the number of visible GPUs, at least 1.
+
+    Raises InputError if $GPUS is no such number, or larger than that of the visible GPUs.
+    """
     if "LOCAL_RANK" in os.environ:
         return 1
     given = os.environ.get("GPUS", "")

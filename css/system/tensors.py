@@ -1,6 +1,7 @@
 """Named tensors in safetensors files, written atomically, with facts in their headers."""
 
 import json
+import os
 from pathlib import Path
 
 import torch
@@ -14,13 +15,24 @@ _FORMAT = "css-1"
 
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor], facts: dict | None = None) -> None:
-    """One safetensors file; `facts` (anything JSON can hold) travel in its header, so that both change together."""
+    """One safetensors file; `facts` (anything JSON can hold) travel in its header, so that both change together.
+
+    Raises InputError if the folder cannot be written.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic(path) as temporary:
         try:
             save_file(tensors, temporary, metadata={"format": _FORMAT, "facts": json.dumps(facts or {})})
+            temporary.chmod(_mode())  # safetensors makes files that nobody else may read
         except SafetensorError as error:  # wraps the operating system's "no space left"
             raise OSError(str(error)) from error
+
+
+def _mode() -> int:
+    """That of any other new file. The mask can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return 0o666 & ~mask
 
 
 def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict]:

@@ -30,7 +30,7 @@ class Cifar100(ImageLabels):
 
     def __init__(self, root: Path) -> None:
         folder = _locate(Path(root))
-        class_names = (folder / NAMES).read_text().split()
+        class_names = (folder / NAMES).read_text(encoding="utf-8").split()
         records = {split: _read(folder / file, COUNTS[split], len(class_names)) for split, file in FILES.items()}
         super().__init__({split: found[:, 1] + 1 for split, found in records.items()}, ["", *class_names])
         self._pixels = {

@@ -12,7 +12,10 @@ from tasks.errors import InputError
 
 
 def download(url: str, md5: str, folder: Path) -> Path:
-    """The verified archive in folder, downloaded unless it lies there already."""
+    """The verified archive in folder, downloaded unless it lies there already.
+
+    Raises InputError if it cannot be fetched, or if its checksum is another one.
+    """
     from torchvision.datasets.utils import check_integrity, download_url  # slow import, needed by `css prepare` only
 
     target = folder / url.rsplit("/", 1)[-1]

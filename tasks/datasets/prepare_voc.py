@@ -47,7 +47,7 @@ OFFICIAL = Sources(
 
 
 def prepare(root: Path, sources: Sources = OFFICIAL) -> None:
-    """Makes root a data root that `tasks.voc.Voc` reads; does nothing if it is one already.
+    """Makes root a data root that `tasks.datasets.voc.Voc` reads; does nothing if it is one already.
 
     Raises InputError if a download fails or has the wrong checksum, if root cannot be written, or if the archives do
     not hold exactly the expected images.
@@ -100,7 +100,7 @@ def _extract(
     suffix: str,
 ) -> None:
     """Unpacks one file for each id into the folder target, except files that are there in full length."""
-    for image_id in tqdm(sorted(ids), f"unpacking {target.name}", unit="file"):
+    for image_id in tqdm(sorted(ids), f"unpacking {target.name}", unit="file", disable=None):
         name = f"{image_id}{suffix}"
         if source / name not in members:
             raise InputError(f"archive {tar.name!s} holds no {source / name}: replace it by the official archive.")
@@ -118,7 +118,7 @@ def _build_sbd_masks(archive: Path, target: Path) -> set[str]:
     """
     lists: dict[str, set[str]] = {}
     with tarfile.open(archive, "r:gz") as tar:
-        for member in tqdm(tar, f"building {target.name} from SBD", unit="file"):
+        for member in tqdm(tar, f"building {target.name} from SBD", unit="file", disable=None):
             path = PurePosixPath(member.name)
             if path in (SBD / "train.txt", SBD / "val.txt"):
                 lists[path.stem] = set(content_of(tar, member).decode().split())

@@ -1,7 +1,8 @@
 """The data sets that come with the toolkit: one entry here is all that a new one needs beside its class.
 
-A class of the user's own takes part as "package.module:Class": it is called with the folder of `--data-root`, offers
-what `tasks.source.Source` lists, and says `label_kind = "images"` if an image has one label (default: "pixels").
+A folder with data.yaml takes part by its path, see `tasks.folder`. A class of the user's own takes part as
+"package.module:Class": it is called with the folder of `--data-root`, offers what `tasks.source.Source` lists, and says
+`label_kind = "images"` if an image has one label (default: "pixels").
 """
 
 import functools
@@ -15,6 +16,7 @@ from typing import Any, Literal, cast
 from tasks.errors import InputError, nearest
 from tasks.source import Source
 
+FOLDER, DATA_FILE = "tasks.folder.source:Folder", "data.yaml"
 LabelKind = Literal["pixels", "images"]
 
 
@@ -54,6 +56,8 @@ DATASETS: dict[str, DataSet] = {
             },
         },
     ),
+    "ade20k": DataSet("tasks.datasets.ade20k:Ade20k"),
+    "cityscapes": DataSet("tasks.datasets.cityscapes:Cityscapes"),
     "cifar100": DataSet(
         "tasks.datasets.cifar100:Cifar100",
         "images",
@@ -84,14 +88,40 @@ DATASETS: dict[str, DataSet] = {
 
 
 def find_dataset(name: str) -> DataSet:
-    """The entry of a known name, or one for "package.module:Class". Raises InputError for anything else."""
+    """The entry of a known name, one for a folder, or one for "package.module:Class".
+
+    Raises InputError for anything else.
+    """
     if name in DATASETS:
         return DATASETS[name]
+    if is_folder(name):
+        return DataSet(FOLDER)
     if ":" not in str(name):
         raise InputError(
-            f"Data set {name!r} is unknown; {nearest(str(name), DATASETS)}, or name your own as package.module:Class."
+            f"Data set {name!r} is unknown; {nearest(str(name), DATASETS)}, or name your own: a folder with data.yaml "
+            "(made by css data init) or package.module:Class."
         )
     return DataSet(name, getattr(_import(name, name), "label_kind", "pixels"))
+
+
+def is_folder(name: str) -> bool:
+    """Whether a name means a folder of the user's: it is a path, or a folder of that name with data.yaml is there."""
+    return os.sep in name or (name not in DATASETS and (Path(name) / DATA_FILE).is_file())
+
+
+def full_name(name: str) -> str:
+    """A name that means the same from everywhere: that of a folder is its absolute path."""
+    return str(Path(name).resolve()) if is_folder(name) else name
+
+
+def place_of(name: str, given: Path | None) -> Path:
+    """Where the data lie: the root that is given (see `data_root`); a folder of the user's where its name says.
+
+    A folder with data.yaml that is no longer there has moved to the given root.
+    """
+    if not is_folder(name):
+        return data_root(given)
+    return given if given is not None and not (Path(name) / DATA_FILE).is_file() else Path(name)
 
 
 def labels_of(name: str) -> LabelKind:
@@ -105,7 +135,7 @@ def data_root(given: Path | None) -> Path:
 
 
 def open_source(name: str, root: Path) -> Source:
-    """The opened data set; `root` is the folder that it lies in, or that the user's own class is given.
+    """The opened data set; `root` is the folder it lies in (see `place_of`), or that the user's own class is given.
 
     Raises InputError for an unknown name, missing data, or a class that lacks something.
     """

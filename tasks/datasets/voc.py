@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from tasks.colours import ColourTable
 from tasks.errors import InputError
+from tasks.lists import read_list, require_apart
 from tasks.reading import open_image, open_mask, scan
 from tasks.source import VOID
 
@@ -35,6 +37,7 @@ CLASS_NAMES = [
     "tvmonitor",
 ]
 LISTS = {"train": "ImageSets/Segmentation/train_aug.txt", "test": "ImageSets/Segmentation/val.txt"}
+VALUES = [*range(len(CLASS_NAMES)), VOID]  # that a mask may hold
 IMAGES, MASKS = "JPEGImages", "SegmentationClassAug"
 
 
@@ -42,10 +45,11 @@ class Voc:
     """VOC 2012 as a `tasks.source.Source`: train is train_aug.txt, test is val.txt.
 
     root holds JPEGImages, SegmentationClassAug and ImageSets/Segmentation, or contains VOCdevkit/VOC2012 or VOC2012
-    that does. A list holds one image a line: an id, or "image mask" as paths relative to that folder (PLOP's format).
+    that does. A list holds one image a line: an id, or "image mask" as paths relative to that folder (PLOP's format);
+    `tasks.lists.read_list` says what else is understood.
 
-    Raises InputError if folders or lists are missing or malformed; images and masks are only verified by the scan that
-    the first presence() or fingerprint() makes.
+    Raises InputError if folders or lists are missing or malformed, or have images in common; images and masks are only
+    verified by the scan that the first presence() or fingerprint() makes.
     """
 
     name = "voc"
@@ -53,8 +57,15 @@ class Voc:
     def __init__(self, root: Path) -> None:
         self.class_names = list(CLASS_NAMES)
         self._root = locate(Path(root))
-        self._items = {split: _read_list(self._root / path) for split, path in LISTS.items()}
+        self._items = {split: read_list(self._root / path, self._root, IMAGES, MASKS) for split, path in LISTS.items()}
+        require_apart(self._items["train"], self._items["test"], *(self._root / LISTS[split] for split in LISTS))
+        self._colours = colour_table()
         self._scans: dict[str, tuple[np.ndarray, str]] = {}
+
+    @property
+    def palette(self) -> np.ndarray:
+        """Colours by raw class id, uint8 (256, 3)."""
+        return voc_palette()
 
     def presence(self, split: str) -> np.ndarray:
         """bool (images, 256): which values occur in the mask of each image of the split."""
@@ -62,12 +73,12 @@ class Voc:
 
     def load(self, split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
         """RGB image uint8 (H, W, 3) and mask uint8 (H, W) of raw class ids. InputError if a file cannot be decoded."""
-        image, mask = self._items[split][index]
-        return np.array(open_image(self._path(image))), np.array(open_mask(self._path(mask)))
+        _, image, mask = self._items[split][index]
+        return np.array(open_image(self._root / image)), np.array(open_mask(self._root / mask, self._colours))
 
     def image_id(self, split: str, index: int) -> str:
-        """Name of the image file without its ending, such as 2007_000032."""
-        return _stem(self._items[split][index][0])
+        """Path of the image file below JPEGImages without its ending, such as 2007_000032."""
+        return self._items[split][index].name
 
     def fingerprint(self) -> str:
         """Hex digest of the masks' content and of the images' names and sizes in both splits."""
@@ -75,12 +86,9 @@ class Voc:
 
     def _scan(self, split: str) -> tuple[np.ndarray, str]:
         if split not in self._scans:
-            pairs = [(self._path(image), self._path(mask)) for image, mask in self._items[split]]
-            self._scans[split] = scan(pairs, [*range(len(CLASS_NAMES)), VOID], os.cpu_count() or 1)
+            pairs = [(self._root / image, self._root / mask) for _, image, mask in self._items[split]]
+            self._scans[split] = scan(pairs, VALUES, os.cpu_count() or 1, colours=self._colours)
         return self._scans[split]
-
-    def _path(self, relative: str) -> Path:
-        return self._root / relative
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_scans": {}}  # loader workers do not need the presence tables
@@ -112,34 +120,12 @@ def voc_palette() -> np.ndarray:
     return palette
 
 
+def colour_table() -> ColourTable:
+    """VOC's colours of the classes and of void."""
+    palette = voc_palette().tolist()
+    return ColourTable({value: palette[value] for value in VALUES}, {**dict(enumerate(CLASS_NAMES)), VOID: "void"})
+
+
 def _missing_parts(folder: Path) -> list[str]:
     folders = [part for part in (IMAGES, MASKS) if not (folder / part).is_dir()]
     return folders + [path for path in LISTS.values() if not (folder / path).is_file()]
-
-
-def _read_list(path: Path) -> list[tuple[str, str]]:
-    """(image, mask) paths relative to the data root. Strings, because they travel to every loader worker."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"image list {path} cannot be read ({error}): restore it as a text file.") from error
-    items = [_parse_line(line.split(), number, path) for number, line in enumerate(lines, 1) if line.strip()]
-    if not items:
-        raise InputError(f"image list {path} is empty: restore it, one image id a line.")
-    names = [_stem(image) for image, _ in items]
-    if len(set(names)) < len(names):
-        twice = next(name for position, name in enumerate(names) if name in names[:position])
-        raise InputError(f"image list {path} names {twice} more than once: keep one line for each image.")
-    return items
-
-
-def _parse_line(words: list[str], number: int, path: Path) -> tuple[str, str]:
-    if len(words) == 1:
-        return f"{IMAGES}/{words[0]}.jpg", f"{MASKS}/{words[0]}.png"
-    if len(words) == 2:
-        return words[0].lstrip("/"), words[1].lstrip("/")
-    raise InputError(f"line {number} of image list {path} is neither an image id nor the paths of image and mask.")
-
-
-def _stem(path: str) -> str:
-    return Path(path).stem
