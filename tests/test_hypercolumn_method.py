@@ -1,5 +1,7 @@
 """`--method hypercolumn` and `--model.classifier-features hypercolumn`, called as a user does."""
 
+import json
+
 import pytest
 import torch
 from small_voc import QUICK_S2MF, Killed, css, kill_at, read_results, run_arguments
@@ -152,3 +154,27 @@ def test_a_run_on_the_decoder_does_not_go_on_with_hypercolumns(plain, data):
 def test_image_labels_have_no_columns(tmp_path):
     outcome = css("run", "shapes-cls", "5-split", "--method", "finetune", *SEEING, "--runs", tmp_path / "runs")
     assert outcome.code == 2 and "is for label maps" in outcome.complaint
+
+
+@pytest.mark.parametrize("name", ["run", "plain"])
+def test_upper_bounds(name, run, plain, data, monkeypatch):
+    """Of a network that sees hypercolumns and of one that does not; the run itself is not touched."""
+    monkeypatch.setattr("css.analysis.bounds.STEPS", 20)
+    home = run.parent / name
+    before = tensors_of(home, 2)
+    outcome = css("analyse", home, "--bounds")
+    assert outcome.code == 0, outcome.err
+    found = json.loads((home / "analysis" / "bounds.json").read_text())
+    assert list(found) == ["decoder, linear", "decoder, MLP", "hypercolumn, linear", "hypercolumn, MLP"]
+    for features, scores in found.items():
+        assert 0 < scores["all"] < 1 and f"| {features} " in outcome.out
+    assert all(torch.equal(value, before[name]) for name, value in tensors_of(home, 2).items())
+
+
+def test_no_bounds_of_an_unfinished_run(run, data, tmp_path, monkeypatch):
+    again = run_arguments(data, tmp_path, "run", *METHOD, "--task0", run)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("css.s2mf.alignment.aligned", kill_at("css.s2mf.alignment.aligned", 1))
+        css(*again)
+    outcome = css("analyse", tmp_path / "run", "--bounds")
+    assert outcome.code == 2 and "is not finished" in outcome.complaint

@@ -10,7 +10,6 @@ from css.model.segmenter import Segmenter
 from css.model.state import classifier_parameters, evaluating, set_classifiers
 from css.s2mf.alignment import BATCH, Linear, Rows, look, train
 from css.s2mf.moments import FeatureMoments
-from css.system.tensors import part, prefixed
 from css.training.trainer import Trainer
 from tasks import InputError, Task
 
@@ -23,9 +22,9 @@ def see_hypercolumns(task: Task, model: Segmenter, trainer: Trainer) -> None:
 
     The classifier starts as the network's own, which is a function of what the directions keep.
     """
-    found = trainer.once("directions", lambda: prefixed(state=_directions(task, model, trainer)))
     own = classifier_parameters(model)
-    hypercolumn = Hypercolumn(**part(found, "state"))
+    found = trainer.once("directions", lambda: dict(fit_hypercolumn(task, model, trainer).state_dict()))
+    hypercolumn = Hypercolumn(**found)
     start = in_columns(own, hypercolumn)
     model.see(hypercolumn)
     set_classifiers(model, *start)
@@ -63,8 +62,8 @@ def in_columns(own: Linear, hypercolumn: Hypercolumn) -> Linear:
 
 
 @torch.no_grad()
-def _directions(task: Task, model: Segmenter, trainer: Trainer) -> dict[str, Tensor]:
-    """State of the hypercolumn, from the moments of all stages at a part of the places."""
+def fit_hypercolumn(task: Task, model: Segmenter, trainer: Trainer) -> Hypercolumn:
+    """From the moments of all stages at a part of the places of a task's images, and the network's own classifier."""
     moments, batch = FeatureMoments(), trainer.config.train.batch
     quota = max(1, PLACES * batch // min(IMAGES, len(task.train_indices)))
     for images, _ in trainer.passes(task, model, "directions", most=-(-IMAGES // batch)):
@@ -74,4 +73,4 @@ def _directions(task: Task, model: Segmenter, trainer: Trainer) -> dict[str, Ten
         moments.update(found[chosen], torch.zeros(len(chosen), device=found.device), 1)
     sums = trainer.processes.sum(moments.sums)[0]
     first, _ = classifier_parameters(model)
-    return fit_directions(sums, model.column_widths, first, COMPONENTS).state_dict()
+    return fit_directions(sums, model.column_widths, first, COMPONENTS)
