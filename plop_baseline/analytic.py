@@ -72,7 +72,7 @@ class Analytic(Method):
 
     Options = AnalyticOptions
     segmentation_only = True
-    linear = False
+    linear, own_head = False, True
     summary = "frozen features, random features and a ridge classifier in closed form (CFSSeg, 2024)"
 
     def __init__(self, options: Any = None) -> None:

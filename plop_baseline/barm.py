@@ -70,7 +70,7 @@ class Barm(Method):
 
     Options = BarmOptions
     segmentation_only = True
-    linear = False
+    linear, own_head = False, True
     train_settings: ClassVar[Mapping[str, Any]] = {
         "later_batch_norm": "freeze", "later_rates": {"encoder": 0.1, "old_classifiers": 0.1},
     }  # fmt: skip

@@ -51,6 +51,7 @@ class Dkd(Method):
 
     Options = DkdOptions
     segmentation_only = True
+    own_head = True
     train_settings: ClassVar[Mapping[str, Any]] = {"later_batch_norm": "freeze", "later_rates": {"encoder": 0.1}}
     summary = "binary classifiers, distilled as a whole and in positive and negative parts (NeurIPS 2022)"
 

@@ -37,7 +37,7 @@ class Ssul(Method):
 
     Options = SsulOptions
     segmentation_only = True
-    linear = False
+    linear, own_head = False, True
     summary = "frozen features, a private 3x3 head per task, pseudo labels; without saliency maps (NeurIPS 2021)"
 
     def check(self, config: RunConfig) -> None:

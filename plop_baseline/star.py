@@ -163,7 +163,7 @@ class Star(Method):
     def finish(self, task: Task, model: Segmenter, trainer: Trainer) -> None:
         """The statistics of the new classes join those of the old ones, which stay as they are."""
         known = len(task.old_classes)
-        found = FeatureSums(len(task.seen_classes), FEATURES)
+        found = FeatureSums(len(task.seen_classes), linear_classifiers(model)[0].in_channels)
         found.sums = trainer.once("class statistics", lambda: self._measure(task, model, trainer, found))["sums"]
         if task.index == 0:
             self.statistics, self.numbers = found.statistics(1), found.numbers

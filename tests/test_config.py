@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from css import __version__ as css_version
 from css.config.compare import differences
 from css.config.files import CONFIG_FILE, as_dict, merge, read_config, read_yaml, save_config
-from css.config.settings import EVERY, LATER, PLACE, ModelConfig, RunConfig, TrainConfig
+from css.config.settings import EVERY, LATER, PLACE, ModelConfig, Rates, RunConfig, TrainConfig
 from css.run.checks import require_config, resolve
 from css.run.presets import from_dict, preset
 from tasks import InputError
@@ -257,7 +257,7 @@ def test_files_that_hold_no_settings(tmp_path, content, says):
 
 
 def test_every_setting_says_what_it_decides():
-    for section in (RunConfig, ModelConfig, TrainConfig):
+    for section in (RunConfig, ModelConfig, TrainConfig, Rates):
         for field in dataclasses.fields(section):
             inner = field.name in ("model", "train")
             known = [what["decides"] for what in (EVERY, LATER, PLACE)]

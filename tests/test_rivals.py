@@ -305,6 +305,7 @@ def test_another_encoder(name, data, tmp_path):
         ("ssul+align", [], "+align trains classifiers that are linear"),
         ("barm", ["--options.threshold", "2"], "--options.threshold 2"),
         ("ssul", ["--options.threshold", "-1"], "--options.threshold -1"),
+        ("dkd+ewf", ["--model.classifier-features", "hypercolumn"], "--model.classifier-features hypercolumn"),
         ("analytic+s2mf", [], "+s2mf needs a base method that learns every task by its losses alone"),
         ("analytic+replay", [], "+replay needs a base method"),
         ("finetune+lgkd", [], "+lgkd goes around plop or mib"),

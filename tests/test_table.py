@@ -200,6 +200,21 @@ def test_rows_that_only_a_paper_has(tmp_path):
     assert len(lines) == 4 and lines[3][1:4] == ["plop+s2mf", "-", "-"] and lines[3][-1] == "1.00 / 2.00 / 3.00"
 
 
+def test_a_paper_that_gives_a_part(tmp_path):
+    recipe, cells = small(tmp_path, published={"us": {"rows": {"plop": {"1-1": [None, None, 67.6]}}}})
+    write_run(cells["voc-1-1-overlap-plop-s1"], SMALL, small_ious([0.5] * 4))
+    assert rows(table(recipe, tmp_path).out)[2][-1] == "- / - / 67.60"
+    assert (tmp_path / "runs/small/table.csv").read_text().splitlines()[1].endswith(",,,67.60")
+
+
+def test_methods_with_settings_of_their_own(tmp_path):
+    recipe, cells = small(tmp_path, methods=["plop", "star"])
+    write_run(cells["voc-1-1-overlap-plop-s1"], SMALL, small_ious([0.5] * 4))
+    text = table(recipe, tmp_path).out
+    assert "star: later_batch_norm is 'freeze' here and 'train' there; later_rates.encoder is 0.1 here and 1.0" in text
+    assert "plop: later" not in text
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -33,6 +33,11 @@ def require_config(config: RunConfig[Any], world: int) -> None:
     _require_batch_norm(config.train)
     method = make_method(config.method, config.options)
     kind_of(config.dataset).check(config, method.segmentation_only)
+    if config.model.classifier_features == "hypercolumn" and method.own_head:
+        raise InputError(
+            f"--model.classifier-features hypercolumn does not fit --method {config.method}, which has a head of its "
+            "own on the decoder's maps; give auto or decoder."
+        )
     method.check(config)
     if method.joint and config.task0:
         raise InputError("--task0 cannot be used with joint training, which has a single task of all classes.")
