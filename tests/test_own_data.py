@@ -12,7 +12,7 @@ from small_voc import SETTING, css, few_classes, plain_machine, read_results
 from tasks.datasets.shapes import render
 from tasks.datasets.voc import CLASS_NAMES, voc_palette
 from tasks.folder import Folder
-from tasks.palette import distinct_palette
+from tasks.palette import distinct_palette, vivid_palette
 
 NAMES = ["große Tür", "Wand", "bag (old)"]
 OPTIONS = [*SETTING[SETTING.index("--model.encoder") :], "--method", "finetune"]
@@ -64,7 +64,7 @@ def test_run_has_the_users_names_and_colours(run):
     assert not set(CLASS_NAMES[1:]) & set(NAMES)
     assert css("report", run).out.splitlines()[0] == "meine Daten 2-1 overlap, finetune, seed 0: mIoU in %"
     colours = {tuple(c) for c in np.array(Image.open(next(run.rglob("pictures.png")))).reshape(-1, 3).tolist()}
-    assert {tuple(c) for c in distinct_palette()[1:4].tolist()} <= colours
+    assert {tuple(c) for c in vivid_palette()[1:4].tolist()} <= colours
     assert not {tuple(c) for c in voc_palette()[1:4].tolist()} & colours
 
 
