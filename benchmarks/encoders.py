@@ -163,7 +163,8 @@ of the {len(rows) + len(refused)} tried here. The others are refused with a sent
 - *parameters*: of the encoder, in millions. *frozen*: tensors that no output depends on, such as parts of a head
   that was left in place; they are not trained, so that several processes do not wait for their gradients.
 - *images/s*: training speed at {SIDE} px, batch {BATCH}, fp32, one thread, relative to resnet50 (larger is faster;
-  above {MOST / 1e6:.0f} million parameters not timed). Small images, one thread, two steps beside other work: good to about a third, and it says little about GPUs or 512 px.
+  above {MOST / 1e6:.0f} million parameters not timed). Small images, one thread, two steps beside other work: good to
+  about a third, and it says little about GPUs or 512 px.
 
 **resnet50 and tu-resnet50 are different networks** although the same weights fit both. smp dilates every 3x3
 convolution of the last stage; timm and torchvision do not dilate the first one. With the same weights the last map

@@ -11,7 +11,7 @@ from small_shapes import first_model, make_trainer, second_task, small_stream
 from small_voc import Killed, after_first_task, css, read_results, run_arguments
 from torch.nn import functional as F
 
-from css.config.methods import METHODS
+from css.config.methods import METHODS, WRAPPERS
 from css.config.settings import RunConfig, TrainConfig
 from css.losses import cross_entropy
 from css.method.contract import Method, plain_losses
@@ -508,7 +508,7 @@ def test_options_on_the_command_line(runs, data, tmp_path):
 
 def test_list():
     listed = {line.split()[0]: line for line in css("list").out.splitlines() if line.startswith("  ")}
-    assert set(listed) == {*METHODS, "plop+s2mf", "plop+align", "plop+replay"} and set(METHODS) >= set(NEW)
+    assert set(listed) == {*METHODS, *(f"plop+{name}" for name in WRAPPERS)} and set(METHODS) >= set(NEW)
     assert "keeps images" in listed["plop+replay"]
     assert all(
         issubclass(method_class(name), Method) and listed[name].endswith(f" {method_class(name).summary}")

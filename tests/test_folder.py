@@ -398,6 +398,17 @@ def test_contact_sheet_has_a_cell_for_every_class_that_occurs(tmp_path):
         assert sheet.size == (3 * 180, 216) and len(sheet.getcolors(100000)) > 50
 
 
+def test_contact_sheet_of_masks_in_colours(tmp_path):
+    colours = {"hat": [255, 0, 0], "bag": [0, 255, 0], "scarf": [0, 0, 255], "void": [9, 9, 9]}
+    of_value = {0: [0, 0, 0], 255: colours["void"], **dict(enumerate(list(colours.values())[:3], 1))}
+    write_sheet(check(ready(tmp_path, colours=colours)), tmp_path / "values.png")
+    for path in (tmp_path / "masks").iterdir():
+        values = np.array(Image.open(path))
+        Image.fromarray(np.array([[of_value[v] for v in row] for row in values.tolist()], np.uint8)).save(path)
+    write_sheet(check(tmp_path), tmp_path / "colours.png")
+    assert (tmp_path / "values.png").read_bytes() == (tmp_path / "colours.png").read_bytes()
+
+
 # bad input -----------------------------------------------------------------------------------------------------------
 
 

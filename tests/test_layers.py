@@ -31,7 +31,7 @@ LAYERS = [
     {"css.report"},
     {"css.page"},
     {"css.run"},
-    {"css.recipe", "css.analysis", "css.predict"},
+    {"css.recipe", "css.analysis", "css.predict", "css.extend"},
     {"css.table", "css.export"},
     {"css.cli"},
     {"css.__main__"},

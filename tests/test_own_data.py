@@ -64,7 +64,8 @@ def test_run_has_the_users_names_and_colours(run):
     assert not set(CLASS_NAMES[1:]) & set(NAMES)
     assert css("report", run).out.splitlines()[0] == "meine Daten 2-1 overlap, finetune, seed 0: mIoU in %"
     colours = {tuple(c) for c in np.array(Image.open(next(run.rglob("pictures.png")))).reshape(-1, 3).tolist()}
-    assert {tuple(c) for c in vivid_palette()[1:4].tolist()} <= colours
+    assert {tuple(c) for c in vivid_palette()[1:4].tolist()} <= colours  # what stands out from photographs
+    assert not {tuple(c) for c in voc_palette()[1:].tolist()} & {tuple(c) for c in vivid_palette()[1:4].tolist()}
 
 
 def test_predicted_masks_have_its_colours(run, folder, tmp_path):

@@ -212,7 +212,7 @@ def test_paired_differences_use_common_seeds():
         def __init__(self, seed, score):
             self.config, self.score = {"seed": seed}, score
 
-        def means(self):
+        def means(self, task=-1):
             return {"all": self.score}
 
     first = Line("1-1", "a", [Run(1, 0.5), Run(2, 0.4), Run(3, 0.9)], 3, {})

@@ -306,7 +306,7 @@ def test_foreign_linked_and_missing_results_hide_no_run(tmp_path):
         outcome = css("report", top)
         assert outcome.code == 1 and "Traceback" not in outcome.err
         assert outcome.out.count("seed 1") == outcome.out.count("seed 2") == 1
-        lines = outcome.err.splitlines()
+        lines = [line for line in outcome.err.splitlines() if not line.startswith("Report: ")]
         assert len(lines) == 3 and all(line.startswith("css: ") for line in lines)
         assert all(name in outcome.err for name in ("dangling", "folder", "foreign"))
     only = css("report", runs / "foreign", runs / "folder")

@@ -1,4 +1,4 @@
-"""The command line: css run | table | evaluate | analyse | predict | export | report | data | prepare | list."""
+"""The command line: css run | extend | table | evaluate | analyse | predict | export | report | data | ... | list."""
 
 import errno
 import importlib
@@ -16,6 +16,7 @@ from tasks.errors import InputError, nearest, sentence
 USAGE = """usage: css COMMAND ...
 
   run DATASET PROTOCOL [options]   learn a stream, for example: css run shapes 15-1 --method plop
+  extend MODEL --data FOLDER --classes NAME ...   add classes to a trained model, from images of these alone
   table RECIPE [options]           all runs of a recipe, one table
   evaluate RUN [options]           test a saved task again
   analyse RUN... [options]         what Split2MetaFusion did: models, dreams, gates, loss landscape
@@ -40,6 +41,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "run": Command("css.cli.run:run_command", parses=True),
+    "extend": Command("css.cli.extend:extend", several=""),
     "table": Command("css.cli.table:table", several="--cell"),  # a table starts its cells; a cell shares its work
     "evaluate": Command("css.cli.saved:evaluate", several=""),
     "analyse": Command("css.cli.saved:analyse"),

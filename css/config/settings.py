@@ -30,7 +30,7 @@ class ModelConfig:
     """Any encoder of segmentation-models-pytorch for output stride 16, or tu-NAME of timm (docs/encoders.md)."""
     encoder_weights: str = field(default="imagenet", metadata=EVERY)
     """none, imagenet (downloaded by smp) or the path of a file of the same architecture."""
-    classifier_features: ClassifierFeatures = field(default="auto", metadata=LATER)
+    classifier_features: ClassifierFeatures = field(default="auto", metadata={**LATER, "before": "decoder"})
     """What the classifiers see from the end of the first task on: the decoder's features, or hypercolumns: the last
     stages and the decoder on directions that are fitted then, and stay. auto is what the method is made for."""
 
@@ -133,6 +133,8 @@ class RunConfig(Generic[OptionsT]):
     """Folder of all run folders."""
     name: str | None = field(default=None, metadata=PLACE)
     """Name of the run folder; default: made from data set, protocol, setting, method and seed."""
+    track: str | None = field(default=None, metadata=PLACE)
+    """Send losses, scores and pictures to tensorboard or wandb, too."""
     task0: Path | None = field(default=None, metadata=PLACE)
     """Start from the finished first task of this run folder."""
     model: ModelConfig = field(default_factory=ModelConfig, metadata=EVERY)

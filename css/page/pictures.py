@@ -42,7 +42,7 @@ def example_rows(home: Path, facts: list[Mapping[str, Any]], names: list[str]) -
         if not path.is_file():
             continue
         what = _WHY.get(fact["why"]) or f"{names[fact['class_id']]}: where most of it is missed"
-        score = f"IoU {100 * fact['iou']:.0f} %" + (" of this class" if "class_id" in fact else " over its classes")
+        score = f"IoU {100 * fact['iou']:.0f} %" + (" of this class" if "class_id" in fact else " over its objects")
         title = f"{what} ({fact['image']}), {score}"
         with Image.open(path) as picture:
             side, head = picture.width // 3, fact["head"]

@@ -26,6 +26,7 @@ from css.system.files import write_text
 from css.system.log import Log
 from css.system.peak_memory import peak_mb, reset_peak
 from css.system.processes import Processes
+from css.system.track import Tracker, find_tracker
 from css.training.checkpoint import restore_model
 from css.training.evaluate import evaluate
 from css.training.image_counts import ImageCounts
@@ -46,11 +47,12 @@ def run(config: RunConfig, processes: Processes) -> dict[str, Any]:
     learnt = stream.joint() if method.joint else stream
     processes.first(lambda: require_same_run(config, stream))
     if is_complete(folder):
-        return _show(folder, processes)
+        return show(folder, processes)
+    tracker_type = find_tracker(config.track)
     model = build_model(config, stream, processes)  # refuses unfit weights, so before anything is written
     require_places(config, learnt.task(0), model)
     processes.first(lambda: open_folder(config, stream))
-    log = Log(folder / "log.jsonl" if processes.is_main else None)
+    log, tracker = open_log(config, tracker_type, processes)
     source, names = stream.source, stream.source.class_names
     colours = palette_of(source)[: len(names)].tolist()
     facts = run_facts(as_dict(config), stream.groups, names, source.fingerprint(), colours)
@@ -63,18 +65,29 @@ def run(config: RunConfig, processes: Processes) -> dict[str, Any]:
         if not (home / "result.json").exists():
             log.truncate(results[-1]["log_bytes"] if results else 0)
             trainer = Trainer(config, processes, work_folder(home), log)
-            _complete(stream, task, model, teacher, method, trainer)
+            complete(stream, task, model, teacher, method, trainer)
         load_task(home, model, method)
         results.append(read_task_result(home))
         if processes.is_main:
             shutil.rmtree(work_folder(home), ignore_errors=True)
             write_results(folder, facts, scores.summary(results), results, complete=task.index == len(learnt) - 1)
-            print(_brief(results[-1], scores), flush=True)
+            tracker.task(results[-1], home)
+            print(brief(results[-1], scores), flush=True)
     processes.wait()
-    return _show(folder, processes)
+    shown = show(folder, processes)
+    tracker.end(run_table(shown))
+    return shown
 
 
-def _show(folder: Path, processes: Processes) -> dict[str, Any]:
+def open_log(config: RunConfig, tracker_type: type[Tracker], processes: Processes) -> tuple[Log, Tracker]:
+    """The log of a run and its tracker, which sees what is logged; in other processes than the first nothing is."""
+    if not processes.is_main:
+        return Log(None), Tracker(config.folder, {})
+    tracker = tracker_type(config.folder, as_dict(config))
+    return Log(config.folder / "log.jsonl", tracker.step), tracker
+
+
+def show(folder: Path, processes: Processes) -> dict[str, Any]:
     """Prints the table of a finished run and writes it and the report beside the results, which it returns."""
     results = read_results(folder)
     if processes.is_main:
@@ -91,10 +104,10 @@ def build_model(config: RunConfig, stream: Stream, processes: Processes) -> Segm
     return model.to(processes.device).to(memory_format=torch.channels_last)
 
 
-def _complete(
+def complete(
     stream: Stream, task: Task, model: Segmenter, teacher: Segmenter | None, method: Method, trainer: Trainer
 ) -> None:
-    """Learns, tests and stores one task; the first may be taken from another run."""
+    """Learns, tests and stores one task, whose classes the model has grown to; a first one may be another run's."""
     config, processes, began = trainer.config, trainer.processes, time.perf_counter()
     reset_peak(processes.device)
     if task.index == 0 and config.task0:
@@ -130,7 +143,8 @@ def _seconds_by_stage(trainer: Trainer) -> dict[str, float]:
     return seconds
 
 
-def _brief(result: dict, scores: Scores) -> str:
+def brief(result: dict, scores: Scores) -> str:
+    """One line on a finished task: its scores, and the seconds of its stages."""
     sums = ("train", "since_start_or_restart")
     spent = ", ".join(f"{name} {value:.0f} s" for name, value in result["seconds"].items() if name not in sums)
     return f"task {result['index']}: {scores.brief(result)}" + (f" ({spent})" if spent else "")

@@ -42,9 +42,11 @@ def see_hypercolumns(task: Task, model: Segmenter, trainer: Trainer) -> None:
 
 def require_places(config: RunConfig, task: Task, model: Segmenter) -> None:
     """Raises InputError if the first task shows fewer places than numbers would be kept of one."""
+    if config.model.classifier_features != "hypercolumn":
+        return
     width = min(COMPONENTS, sum(model.column_widths))
     places = len(task.train_indices) * (config.train.crop // 16) ** 2
-    if config.model.classifier_features == "hypercolumn" and places <= width:
+    if places <= width:
         raise InputError(
             f"The {len(task.train_indices)} images of the first task have {places} places at --train.crop "
             f"{config.train.crop}, too few for {width} numbers per place: give it more images, a larger crop, or "
