@@ -72,6 +72,7 @@ def test_predicted_masks_have_its_colours(run, folder, tmp_path):
     assert css("predict", run, folder / "images" / "000.jpg", "--out", tmp_path).code == 0
     with Image.open(tmp_path / "000_mask.png") as mask:
         assert mask.getpalette()[: 3 * 4] == distinct_palette()[:4].ravel().tolist()
+        assert mask.getpalette()[3 : 3 * 4] != voc_palette()[1:4].ravel().tolist()
         assert set(np.unique(np.array(mask)).tolist()) <= {0, 1, 2, 3}
 
 
