@@ -157,7 +157,7 @@ def test_report_writes_pages_without_heavy_imports(tmp_path):
     command = [sys.executable, "-c", program, "report", tmp_path / "run"]
     outcome = run(command, capture_output=True, text=True, timeout=60, check=False)
     assert outcome.returncode == 0, outcome.stderr
-    assert "report.html" in outcome.stderr and (tmp_path / "run" / "report.html").is_file()
+    assert (tmp_path / "run" / "report.html").is_file()
 
 
 def test_report_into_a_folder_that_cannot_be_written(tmp_path):
@@ -212,7 +212,7 @@ def test_paired_differences_use_common_seeds():
         def __init__(self, seed, score):
             self.config, self.score = {"seed": seed}, score
 
-        def means(self):
+        def means(self, task=-1):
             return {"all": self.score}
 
     first = Line("1-1", "a", [Run(1, 0.5), Run(2, 0.4), Run(3, 0.9)], 3, {})

@@ -30,7 +30,7 @@ def report(runs: tyro.conf.Positional[tuple[Path, ...]], /) -> int:
         try:
             require_report(run)
             print(run_table(read_results(run)))
-            print(f"Report: {write_run_page(run)}", file=sys.stderr)
+            write_run_page(run)
         except InputError as error:
             complaints.append(str(error))
     if len(complaints) == len(found):
