@@ -38,7 +38,7 @@ def _show(run: Path) -> str:
     try:
         require_report(run)
         print(run_table(read_results(run)))
-        print(f"Report: {write_run_page(run)}", file=sys.stderr)
+        write_run_page(run)
     except InputError as error:
         return str(error)
     return ""
