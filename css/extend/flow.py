@@ -4,12 +4,13 @@ import dataclasses
 import filecmp
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from css.config.files import as_dict
+from css.config.files import CONFIG_FILE, as_dict, save_config
 from css.extend.plan import Plan, plan
 from css.extend.request import Request
 from css.extend.scores import class_scores
@@ -22,7 +23,7 @@ from css.report.pictures import chosen_images, save_predictions
 from css.report.results import read_results, read_task_result, write_results
 from css.run.facts import run_facts
 from css.run.flow import complete
-from css.run.folder import is_complete, load_task, open_folder, require_same_run, task_folder, work_folder
+from css.run.folder import is_complete, load_task, require_same_run, task_folder, work_folder
 from css.run.saved import load_model
 from css.system.files import atomic, write_text
 from css.system.log import Log
@@ -62,8 +63,11 @@ def _require_same(made: Plan) -> None:
 
 def _open(made: Plan) -> None:
     """Makes the folder of the result, with the tasks of the model that is extended."""
-    folder = made.config.folder
-    open_folder(made.config, made.stream)
+    folder, images = made.config.folder, len(made.task.train_indices)
+    if not (folder / CONFIG_FILE).exists():
+        save_config(made.config, made.stream.source.fingerprint())
+    what = f"{', '.join(made.request.classes)}: {images} images, {made.config.method}, results in {folder}"
+    print(what, file=sys.stderr, flush=True)
     for index in range(made.index):
         if not task_folder(folder, index).exists():
             _take_over(task_folder(made.request.model, index), task_folder(folder, index))

@@ -97,8 +97,8 @@ def _numbered(request: Request, source: Source, names: list[str],
     learnt = {names[class_id] for group in groups for class_id in group}
     if again := sorted(learnt & set(wanted)):
         raise InputError(
-            f"--classes {again[0]!r} is a class of {request.model} already; name classes that it does not know, or give "
-            "the class another name in data.yaml."
+            f"--classes {again[0]!r} is a class of {request.model} already; name classes that it does not know, or "
+            "rename the class in data.yaml."
         )
     names = [*names, *(name for name in wanted if name not in names)]
     if len(names) > VOID:
