@@ -2,39 +2,21 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_voc import SETTING, Killed, css, few_classes, kill_at, plain_machine, read_results
+from small_folder import OPTIONS, write_folder
+from small_voc import Killed, css, kill_at, plain_machine, read_results
 
 from css.extend.statistics import sure_answers
 from css.extend.table import extension_table
-from css.system.tensors import load_tensors
-from tasks.datasets.shapes import render
+from css.system.tensors import load_tensors, save_tensors
 from tasks.folder import Folder
 from tasks.renamed import Renamed
 
-OPTIONS = [*SETTING[SETTING.index("--model.encoder") :], "--method", "frozen+align"]
 OLD, NEW = {21: "große Tür", 22: "Wand", 23: "Öse"}, {3: "bag (old)", 9: "Wand"}
-
-
-def write_folder(root: Path, names: dict[int, str], values: dict[int, int], count: int = 20) -> Path:
-    """Scenes whose shapes 1, 2, 3 have the mask values `values`, else background, and data.yaml."""
-    for part in ("images", "masks"):
-        (root / part).mkdir(parents=True)
-    for index in range(count):
-        image, mask = render(64, 0, "train", index)
-        mask = few_classes(mask)
-        raw = np.zeros(256, np.uint8)
-        raw[[255, *values]] = [255, *values.values()]
-        Image.fromarray(image).save(root / "images" / f"{index:03d}.png")
-        Image.fromarray(raw[mask]).save(root / "masks" / f"{index:03d}.png")
-    (root / "classes.txt").write_text("".join(f"{value}: {name}\n" for value, name in names.items()))
-    assert css("data", "init", root).code == 0
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -132,8 +114,6 @@ def test_model_without_statistics(first_data, done, place, tmp_path):
     plain = shutil.copytree(place / "runs" / "model", tmp_path / "plain")
     (plain / "config.yaml").write_text((plain / "config.yaml").read_text().replace("frozen+align", "frozen"))
     tensors, facts = load_tensors(plain / "task_1" / "model.safetensors")
-    from css.system.tensors import save_tensors
-
     network = {name: value for name, value in tensors.items() if name.startswith("model.")}
     save_tensors(plain / "task_1" / "model.safetensors", network, facts)
     options = ["--first-data", place / "old"] if first_data else []
@@ -178,8 +158,6 @@ def test_bad_input_is_one_sentence(options, says, place, tmp_path):
 def test_another_model_into_the_same_folder_is_refused(done, place, tmp_path):
     other = shutil.copytree(place / "runs" / "model", tmp_path / "other")
     tensors, facts = load_tensors(other / "task_1" / "model.safetensors")
-    from css.system.tensors import save_tensors
-
     save_tensors(other / "task_1" / "model.safetensors", {**tensors, "model.classifiers.0.bias": torch.ones(2)}, facts)
     outcome = css("extend", other, "--data", place / "new", "--classes", "bag (old)", "--out",
                   place / "runs" / "model+bag (old)")  # fmt: skip
