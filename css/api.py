@@ -20,7 +20,7 @@ from css.config.files import merge
 from css.config.settings import RunConfig
 from css.extend.flow import extend
 from css.extend.plan import path_of
-from css.extend.request import DEFAULT_METHOD, Request
+from css.extend.request import Request
 from css.extend.scores import class_scores
 from css.kinds.choice import kind_of
 from css.losses import upsample
@@ -98,7 +98,7 @@ class Model:
         return class_scores(self._network, stream.task(0, needs=["test"]), config, self._processes)
 
     def extend(self, data: PathLike, classes: Sequence[str], out: PathLike | None = None,
-               method: str = DEFAULT_METHOD, epochs: int | None = None, seed: int = 0,
+               method: str | None = None, epochs: int | None = None, seed: int = 0,
                first_data: PathLike | None = None, old_test: PathLike | None = None) -> "Model":  # fmt: skip
         """A model that knows more classes, learnt from images of these alone; see `css extend --help`.
 

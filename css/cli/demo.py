@@ -25,7 +25,6 @@ def demo(out: Path = Path("demo")) -> None:
     config = merge(preset("shapes", "frozen+align"), {**_SETTINGS, "runs": out.parent, "name": out.name}, "css demo")
     with writing(out):
         run(config, Processes.join())
-    print(
-        f"The same images after every task: {out / f'task_{_LAST_TASK}' / 'pictures.png'}; the table: {out / 'table.md'}"
-    )
+    picture, table = out / f"task_{_LAST_TASK}" / "pictures.png", out / "table.md"
+    print(f"The same images after every task: {picture}; the table: {table}")
     print(f"Your own classes: css extend {out} --data FOLDER --classes NAME (docs/extend.md)")

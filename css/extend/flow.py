@@ -18,7 +18,6 @@ from css.extend.statistics import take_statistics
 from css.extend.table import Scores, extension_table
 from css.method.registry import make_method
 from css.model.segmenter import Segmenter
-from css.report.choice import scores_of
 from css.report.pictures import chosen_images, save_predictions
 from css.report.results import read_results, read_task_result, write_results
 from css.run.facts import run_facts
@@ -136,5 +135,5 @@ def _write(made: Plan, extends: dict[str, Any]) -> None:
     write_text(folder / TABLE, extension_table(extends, {names[new]: iou[new] for new in made.task.new_classes}))
     colours = palette_of(source)[: len(names)].tolist()
     facts = run_facts(as_dict(made.config), made.stream.groups, names, source.fingerprint(), colours)
-    summary = scores_of(made.config.dataset).summary(tasks)
-    write_results(folder, {**facts, "extends": extends}, summary, tasks, complete=True)
+    # The tasks were tested on different images, so there is no average over them.
+    write_results(folder, {**facts, "extends": extends}, {"avg": None}, tasks, complete=True)
