@@ -99,7 +99,8 @@ class Model:
 
     def extend(self, data: PathLike, classes: Sequence[str], out: PathLike | None = None,
                method: str | None = None, epochs: int | None = None, seed: int = 0,
-               first_data: PathLike | None = None, old_test: PathLike | None = None) -> "Model":  # fmt: skip
+               first_data: PathLike | None = None, old_test: PathLike | None = None,
+               crop: int | None = None) -> "Model":  # fmt: skip
         """A model that knows more classes, learnt from images of these alone; see `css extend --help`.
 
         Returns that of the new run folder, `out`; this one stays as it is. Goes on with an extension that was killed.
@@ -111,7 +112,7 @@ class Model:
             raise InputError(f"Only the last task of {self.path} can be extended, not task {self.task}; load that.")
         first, old = (None if given is None else str(given) for given in (first_data, old_test))
         folder = None if out is None else Path(out)
-        request = Request(self.path, str(data), tuple(classes), folder, method, epochs, seed, first, old)
+        request = Request(self.path, str(data), tuple(classes), folder, method, epochs, seed, first, old, crop)
         extend(request, self._processes)
         return load(request.folder)
 

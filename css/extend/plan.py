@@ -87,7 +87,9 @@ def _config(request: Request, old: RunConfig, groups: list[list[int]]) -> RunCon
         "method": _method(request, old), "seed": request.seed, "classes": list(request.classes),
     }  # fmt: skip
     fresh = from_dict(values, "css extend", runs=out.parent, name=out.name)
-    train = dataclasses.replace(old.train, later_epochs=request.epochs or old.epochs(1))
+    train = dataclasses.replace(
+        old.train, later_epochs=request.epochs or old.epochs(1), crop=request.crop or old.train.crop
+    )
     same = {name: getattr(old, name) for name in ("model", "evaluation", "future", "void")}
     return dataclasses.replace(fresh, train=train, **same)
 

@@ -23,6 +23,7 @@ class Request:
         seed: Seed of initialisation, order and augmentation.
         first_data: Folder whose labelled images show the old classes, for statistics of their features.
         old_test: Folder on whose validation images the old classes are tested before and after.
+        crop: Side of the training crops in pixels; default: that of the model.
     """
 
     model: Path
@@ -34,6 +35,7 @@ class Request:
     seed: int = 0
     first_data: str | None = None
     old_test: str | None = None
+    crop: int | None = None
 
     @property
     def folder(self) -> Path:
