@@ -1,4 +1,3 @@
-# ruff: noqa: INP001, T201
 """Add a class to a trained model from Python, in cells: built-in shapes, a tiny network, half a minute.
 
 `python examples/add_a_class.py` writes everything into the folder add-a-class. See docs/extend.md.

@@ -89,6 +89,16 @@ def test_again_is_only_shown(done, place, monkeypatch):
     assert again.code == 0 and again.out == done.out
 
 
+def test_old_classes_may_be_tested_later(done, place, tmp_path, monkeypatch):
+    run = shutil.copytree(place / "runs" / "model+bag (old)", tmp_path / "run")
+    results = read_results(run)
+    tested = {key: results["extends"].pop(key) for key in ("old_test", "before", "after")}
+    (run / "results.json").write_text(json.dumps(results))
+    monkeypatch.setattr("css.extend.flow.complete", None)
+    assert extend(place, "--old-test", place / "old", "--out", run).out.splitlines()[:-1] == done.out.splitlines()[:-1]
+    assert tested.items() <= read_results(run)["extends"].items()
+
+
 def test_extended_twice(done, place, tmp_path):
     more = write_folder(tmp_path / "more", {5: "blue hat"}, {1: 5})
     outcome = css("extend", place / "runs" / "model+bag (old)", "--data", more, "--classes", "blue hat",

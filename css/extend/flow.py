@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from css.config.files import CONFIG_FILE, as_dict, save_config
-from css.extend.plan import Plan, plan
+from css.extend.plan import Plan, path_of, plan
 from css.extend.request import Request
 from css.extend.scores import class_scores
-from css.extend.statistics import take_statistics
-from css.extend.table import Scores, extension_table
+from css.extend.statistics import origin, take_statistics
+from css.extend.table import extension_table
 from css.method.registry import make_method
 from css.model.segmenter import Segmenter
 from css.report.pictures import chosen_images, save_predictions
@@ -42,13 +42,19 @@ def extend(request: Request, processes: Processes) -> dict[str, Any]:
     made = plan(request, processes.world)
     folder = made.config.folder
     processes.first(lambda: _require_same(made))
-    if not is_complete(folder):
+    if not _is_done(made):
         processes.first(lambda: _open(made))
         _learn(made, processes)
     if processes.is_main:
         print((folder / TABLE).read_text(encoding="utf-8"), flush=True)
         print(f"The model is in {folder}; {task_folder(folder, made.index) / 'pictures.png'} shows before and after.")
     return read_results(folder)
+
+
+def _is_done(made: Plan) -> bool:
+    """Whether the classes are learnt, and the old ones tested as is asked for now."""
+    folder, wanted = made.config.folder, made.request.old_test
+    return is_complete(folder) and (not wanted or read_results(folder)["extends"].get("old_test") == path_of(wanted))
 
 
 def _require_same(made: Plan) -> None:
@@ -93,8 +99,10 @@ def _learn(made: Plan, processes: Processes) -> None:
     model.grow(task.new_classes)
     method = make_method(config.method, config.options)
     trainer = Trainer(config, processes, work_folder(home), Log(folder / "log.jsonl" if processes.is_main else None))
-    statistics = take_statistics(made, method, teacher, trainer)
+    statistics = origin(made, method)
     if not (home / "result.json").exists():
+        trainer.log.truncate(0)  # the trainer goes on at its last checkpoint, which is further on
+        take_statistics(made, method, teacher, trainer)
         processes.first(lambda: _predict_before(made, processes))
         complete(made.stream, task, model, teacher, method, trainer)
     load_task(home, model, method)
@@ -114,7 +122,7 @@ def _predict_before(made: Plan, processes: Processes) -> None:
         save_predictions(path, model, earlier, pictured, made.config, processes)
 
 
-def _tested(made: Plan, teacher: Segmenter, model: Segmenter, processes: Processes) -> dict[str, Scores]:
+def _tested(made: Plan, teacher: Segmenter, model: Segmenter, processes: Processes) -> dict[str, Any]:
     """IoU of the old classes on --old-test before and after; nothing without it."""
     if not made.request.old_test:
         return {}
@@ -123,7 +131,8 @@ def _tested(made: Plan, teacher: Segmenter, model: Segmenter, processes: Process
         class_scores(network, stream.task(index, needs=["test"]), made.config, processes)
         for network, index in ((teacher, made.index - 1), (model, made.index))
     )
-    return {"before": before, "after": {name: after[name] for name in before}}
+    after = {name: after[name] for name in before}
+    return {"old_test": path_of(made.request.old_test), "before": before, "after": after}
 
 
 def _write(made: Plan, extends: dict[str, Any]) -> None:
