@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -15,7 +16,6 @@ from css.config.settings import ModelConfig, RunConfig, TrainConfig
 from css.extend.request import Request
 from css.model.foreign import SMP, TORCHVISION, Foreign
 from css.report.results import write_results
-from css.run.checks import resolve
 from css.run.facts import run_facts
 from css.run.folder import task_folder
 from css.system.files import atomic, read_json, write_json
@@ -55,10 +55,12 @@ def adopt(weights: Path, architecture: str | None, names: Sequence[str], out: Pa
     network = Foreign(text)
     network.adopt(_state(weights), str(weights))
     known = _names(names, len(network.classes), weights)
-    train = TrainConfig(batch=8, epochs=10, later_lr=0.01, crop=512)
-    config = RunConfig(str(weights.resolve()), "first", "frozen", evaluation="whole", runs=out.parent, name=out.name,
-                       model=ModelConfig(text, "none"), train=train)  # fmt: skip
-    _write(out, resolve(config), network, known)
+    train = TrainConfig(batch=8, epochs=10, later_lr=0.01, crop=512, precision="fp32")  # bf16 changes answers
+    config: RunConfig[Any] = RunConfig(
+        str(weights.resolve()), "first", "frozen", evaluation="whole", runs=out.parent, name=out.name,
+        model=ModelConfig(text, "none"), train=train,
+    )  # fmt: skip
+    _write(out, config, network, known)
 
 
 def _write(out: Path, config: RunConfig, network: Foreign, names: list[str]) -> None:

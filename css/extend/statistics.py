@@ -1,6 +1,7 @@
 """Statistics of the features of old classes: kept by the run, of labelled old images, or of the model's own answers."""
 
 import dataclasses
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,7 +34,8 @@ def origin(plan: Plan, method: Method) -> str:
 
 def take_statistics(plan: Plan, method: Method, teacher: Segmenter, trainer: Trainer) -> None:
     """Gives a method what is known of the old classes, see `origin`."""
-    where, alignment = origin(plan, method), getattr(method, "alignment", None)
+    where = origin(plan, method)
+    alignment: Any = getattr(method, "alignment", None)  # not None where it is used
     if where == KEPT and plan.config.method == plan.old.method:
         method.load_tensors(_kept(plan))
     elif where == KEPT:

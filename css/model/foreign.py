@@ -110,9 +110,9 @@ class _Body(nn.Module):
 class _Plain(_Body):
     """DeepLabV3 and FCN of torchvision: the first four layers of its head end in the features."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: Any) -> None:
         super().__init__()
-        self.backbone, self.head = network.backbone, network.classifier[:4]
+        self.backbone, self.head = network.backbone, nn.Sequential(*list(network.classifier)[:4])
         self.width = network.classifier[4].in_channels
 
     def forward(self, images: Tensor) -> Tensor:
@@ -129,7 +129,7 @@ class _Lraspp(_Body):
 
     last = ("classifier.low_classifier", "classifier.high_classifier")
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: Any) -> None:
         super().__init__()
         self.backbone, self.cbr, self.scale = network.backbone, network.classifier.cbr, network.classifier.scale
         heads = (network.classifier.low_classifier, network.classifier.high_classifier)
