@@ -4,25 +4,25 @@ import dataclasses
 import filecmp
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from css.config.files import as_dict
-from css.extend.plan import Plan, plan
+from css.config.files import CONFIG_FILE, as_dict, save_config
+from css.extend.plan import Plan, path_of, plan
 from css.extend.request import Request
 from css.extend.scores import class_scores
-from css.extend.statistics import take_statistics
-from css.extend.table import Scores, extension_table
+from css.extend.statistics import origin, take_statistics
+from css.extend.table import extension_table
 from css.method.registry import make_method
 from css.model.segmenter import Segmenter
-from css.report.choice import scores_of
 from css.report.pictures import chosen_images, save_predictions
 from css.report.results import read_results, read_task_result, write_results
 from css.run.facts import run_facts
 from css.run.flow import complete
-from css.run.folder import is_complete, load_task, open_folder, require_same_run, task_folder, work_folder
+from css.run.folder import is_complete, load_task, require_same_run, task_folder, work_folder
 from css.run.saved import load_model
 from css.system.files import atomic, write_text
 from css.system.log import Log
@@ -42,13 +42,19 @@ def extend(request: Request, processes: Processes) -> dict[str, Any]:
     made = plan(request, processes.world)
     folder = made.config.folder
     processes.first(lambda: _require_same(made))
-    if not is_complete(folder):
+    if not _is_done(made):
         processes.first(lambda: _open(made))
         _learn(made, processes)
     if processes.is_main:
         print((folder / TABLE).read_text(encoding="utf-8"), flush=True)
         print(f"The model is in {folder}; {task_folder(folder, made.index) / 'pictures.png'} shows before and after.")
     return read_results(folder)
+
+
+def _is_done(made: Plan) -> bool:
+    """Whether the classes are learnt, and the old ones tested as is asked for now."""
+    folder, wanted = made.config.folder, made.request.old_test
+    return is_complete(folder) and (not wanted or read_results(folder)["extends"].get("old_test") == path_of(wanted))
 
 
 def _require_same(made: Plan) -> None:
@@ -62,8 +68,11 @@ def _require_same(made: Plan) -> None:
 
 def _open(made: Plan) -> None:
     """Makes the folder of the result, with the tasks of the model that is extended."""
-    folder = made.config.folder
-    open_folder(made.config, made.stream)
+    folder, images = made.config.folder, len(made.task.train_indices)
+    if not (folder / CONFIG_FILE).exists():
+        save_config(made.config, made.stream.source.fingerprint())
+    what = f"{', '.join(made.request.classes)}: {images} images, {made.config.method}, results in {folder}"
+    print(what, file=sys.stderr, flush=True)
     for index in range(made.index):
         if not task_folder(folder, index).exists():
             _take_over(task_folder(made.request.model, index), task_folder(folder, index))
@@ -90,8 +99,10 @@ def _learn(made: Plan, processes: Processes) -> None:
     model.grow(task.new_classes)
     method = make_method(config.method, config.options)
     trainer = Trainer(config, processes, work_folder(home), Log(folder / "log.jsonl" if processes.is_main else None))
-    statistics = take_statistics(made, method, teacher, trainer)
+    statistics = origin(made, method)
     if not (home / "result.json").exists():
+        trainer.log.truncate(0)  # the trainer goes on at its last checkpoint, which is further on
+        take_statistics(made, method, teacher, trainer)
         processes.first(lambda: _predict_before(made, processes))
         complete(made.stream, task, model, teacher, method, trainer)
     load_task(home, model, method)
@@ -111,7 +122,7 @@ def _predict_before(made: Plan, processes: Processes) -> None:
         save_predictions(path, model, earlier, pictured, made.config, processes)
 
 
-def _tested(made: Plan, teacher: Segmenter, model: Segmenter, processes: Processes) -> dict[str, Scores]:
+def _tested(made: Plan, teacher: Segmenter, model: Segmenter, processes: Processes) -> dict[str, Any]:
     """IoU of the old classes on --old-test before and after; nothing without it."""
     if not made.request.old_test:
         return {}
@@ -120,7 +131,8 @@ def _tested(made: Plan, teacher: Segmenter, model: Segmenter, processes: Process
         class_scores(network, stream.task(index, needs=["test"]), made.config, processes)
         for network, index in ((teacher, made.index - 1), (model, made.index))
     )
-    return {"before": before, "after": {name: after[name] for name in before}}
+    after = {name: after[name] for name in before}
+    return {"old_test": path_of(made.request.old_test), "before": before, "after": after}
 
 
 def _write(made: Plan, extends: dict[str, Any]) -> None:
@@ -132,5 +144,5 @@ def _write(made: Plan, extends: dict[str, Any]) -> None:
     write_text(folder / TABLE, extension_table(extends, {names[new]: iou[new] for new in made.task.new_classes}))
     colours = palette_of(source)[: len(names)].tolist()
     facts = run_facts(as_dict(made.config), made.stream.groups, names, source.fingerprint(), colours)
-    summary = scores_of(made.config.dataset).summary(tasks)
-    write_results(folder, {**facts, "extends": extends}, summary, tasks, complete=True)
+    # The tasks were tested on different images, so there is no average over them.
+    write_results(folder, {**facts, "extends": extends}, {"avg": None}, tasks, complete=True)

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from css.config.settings import RunConfig
-from css.extend.request import Request
+from css.extend.request import DEFAULT_METHOD, FOREIGN_METHODS, Request
 from css.kinds.choice import kind_of
 from css.method.contract import Method
 from css.method.registry import make_method
+from css.model.foreign import is_foreign
 from css.report.results import read_results
 from css.run.checks import require_config
 from css.run.presets import from_dict
@@ -59,8 +60,9 @@ def plan(request: Request, world: int) -> Plan:
     names, new = _numbered(request, make_source(config), results["class_names"], groups)
     stream = extended_stream(config, names, [*groups, new], results.get("colours", []))
     made = Plan(request, old, config, stream, index, results)
-    _require_state(make_method(config.method, config.options), request, old)
-    make_method(config.method, config.options).check_tasks(config, [made.task])
+    method = make_method(config.method, config.options)
+    _require_state(method, config.method, request, old)
+    method.check_tasks(config, [made.task])
     for data in filter(None, (request.first_data, request.old_test)):
         made.other(data)
     return made
@@ -82,12 +84,23 @@ def _config(request: Request, old: RunConfig, groups: list[list[int]]) -> RunCon
         raise InputError(f"--out {request.folder} is the model itself; name another folder.")
     values = {
         "dataset": path_of(request.data), "protocol": f"{len(sum(groups, [])) - 1}-{len(request.classes)}",
-        "method": request.method, "seed": request.seed, "classes": list(request.classes),
+        "method": _method(request, old), "seed": request.seed, "classes": list(request.classes),
     }  # fmt: skip
     fresh = from_dict(values, "css extend", runs=out.parent, name=out.name)
-    train = dataclasses.replace(old.train, later_epochs=request.epochs or old.epochs(1))
+    train = dataclasses.replace(
+        old.train, later_epochs=request.epochs or old.epochs(1), crop=request.crop or old.train.crop
+    )
     same = {name: getattr(old, name) for name in ("model", "evaluation", "future", "void")}
     return dataclasses.replace(fresh, train=train, **same)
+
+
+def _method(request: Request, old: RunConfig) -> str:
+    """The one that is asked for, or the default. Raises InputError for one that the network is not made for."""
+    foreign = is_foreign(old.model.encoder)
+    method = request.method or (FOREIGN_METHODS[0] if foreign else DEFAULT_METHOD)
+    if foreign and method not in FOREIGN_METHODS:
+        raise InputError(f"--method {method} is for networks of css run; choose {' or '.join(FOREIGN_METHODS)} here.")
+    return method
 
 
 def _numbered(request: Request, source: Source, names: list[str],
@@ -97,8 +110,8 @@ def _numbered(request: Request, source: Source, names: list[str],
     learnt = {names[class_id] for group in groups for class_id in group}
     if again := sorted(learnt & set(wanted)):
         raise InputError(
-            f"--classes {again[0]!r} is a class of {request.model} already; name classes that it does not know, or give "
-            "the class another name in data.yaml."
+            f"--classes {again[0]!r} is a class of {request.model} already; name classes that it does not know, or "
+            "rename the class in data.yaml."
         )
     names = [*names, *(name for name in wanted if name not in names)]
     if len(names) > VOID:
@@ -106,15 +119,15 @@ def _numbered(request: Request, source: Source, names: list[str],
     return names, [names.index(name) for name in wanted]
 
 
-def _require_state(method: Method, request: Request, old: RunConfig) -> None:
+def _require_state(method: Method, name: str, request: Request, old: RunConfig) -> None:
     """Raises InputError for a method that needs what the model's own has not kept."""
-    parts = set(request.method.split("+"))
+    parts = set(name.split("+"))
     if method.joint or parts & {"replay", "gem", "a-gem"}:
-        raise InputError(f"--method {request.method} needs images of old classes; choose frozen+align, plop or mib.")
+        raise InputError(f"--method {name} needs images of old classes; choose frozen+align, plop or mib.")
     inner = getattr(method, "base", method)
     keeps = type(inner).tensors is not Method.tensors and not hasattr(inner, "alignment")
-    if (keeps or "s2mf" in parts) and request.method != old.method:
+    if (keeps or "s2mf" in parts) and name != old.method:
         raise InputError(
-            f"--method {request.method} goes on from what it keeps of every task, and {request.model} was made by "
+            f"--method {name} goes on from what it keeps of every task, and {request.model} was made by "
             f"{old.method}; choose frozen+align, frozen, plop, mib or another one that keeps nothing."
         )

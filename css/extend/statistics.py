@@ -1,6 +1,7 @@
 """Statistics of the features of old classes: kept by the run, of labelled old images, or of the model's own answers."""
 
 import dataclasses
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,30 +22,35 @@ CONFIDENT = 0.8  # probability from which on an answer of the model counts as tr
 KEPT, LABELLED, OWN, NONE = "kept by the model's run", "of --first-data", "of the model's own answers", "not used"
 
 
-def take_statistics(plan: Plan, method: Method, teacher: Segmenter, trainer: Trainer) -> str:
-    """Gives a method what is known of the old classes; returns where that is from."""
-    home = task_folder(plan.request.model, plan.index - 1)
-    kept = part(load_tensors(home / "model.safetensors")[0], "method")
-    alignment = getattr(method, "alignment", None)
-    if plan.config.method == plan.old.method and kept:
-        method.load_tensors(kept)
-    elif isinstance(alignment, Alignment) and (sums := part(kept, "alignment")):
-        alignment.load_tensors(sums)
-    elif isinstance(alignment, Alignment):
-        return _look_for_statistics(plan, alignment, teacher, trainer)
-    else:
+def origin(plan: Plan, method: Method) -> str:
+    """Where what the method knows of the old classes is from."""
+    kept, aligns = _kept(plan), isinstance(getattr(method, "alignment", None), Alignment)
+    if kept and (plan.config.method == plan.old.method or (aligns and part(kept, "alignment"))):
+        return KEPT
+    if not aligns:
         return NONE
-    return KEPT
+    return LABELLED if plan.request.first_data else OWN
 
 
-def _look_for_statistics(plan: Plan, alignment: Alignment, teacher: Segmenter, trainer: Trainer) -> str:
-    """Those of a model whose run has kept none."""
-    if plan.request.first_data:
+def take_statistics(plan: Plan, method: Method, teacher: Segmenter, trainer: Trainer) -> None:
+    """Gives a method what is known of the old classes, see `origin`."""
+    where = origin(plan, method)
+    alignment: Any = getattr(method, "alignment", None)  # not None where it is used
+    if where == KEPT and plan.config.method == plan.old.method:
+        method.load_tensors(_kept(plan))
+    elif where == KEPT:
+        alignment.load_tensors(part(_kept(plan), "alignment"))
+    elif where == LABELLED:
         _count_labelled(plan, alignment, teacher, trainer)
-        return LABELLED
-    found = trainer.once("own_answers", lambda: {"sums": own_moments(plan.task, teacher, trainer).sums})
-    alignment.moments = FeatureMoments(found["sums"])
-    return OWN
+    elif where == OWN:
+        found = trainer.once("own_answers", lambda: {"sums": own_moments(plan.task, teacher, trainer).sums})
+        alignment.moments = FeatureMoments(found["sums"])
+
+
+def _kept(plan: Plan) -> dict[str, Tensor]:
+    """What the method of the model's run has kept of all its tasks."""
+    home = task_folder(plan.request.model, plan.index - 1)
+    return part(load_tensors(home / "model.safetensors")[0], "method")
 
 
 def _count_labelled(plan: Plan, alignment: Alignment, teacher: Segmenter, trainer: Trainer) -> None:
