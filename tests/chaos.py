@@ -57,7 +57,7 @@ def command(data: Path, run: Path, method: str) -> list[str]:
 
 def live(arguments: list[str], cache: Path, errors: Path) -> None:
     """A process that runs the command and leaves what it said on stderr."""
-    alignment.STEPS = 20
+    alignment.STEPS, alignment.POOL = 20, 2000  # as conftest.py has them
     try:
         with plain_machine(cache):
             outcome = css(*arguments)
