@@ -143,3 +143,9 @@ def test_projection():
     assert torch.equal(found, random_projection(1000, 256, 3))
     assert not torch.equal(found, random_projection(1000, 256, 4))
     assert 0.0624 < found.abs().max() <= 1 / 16 and abs(found.mean()) < 1e-3
+
+
+def test_void_alone_adds_nothing():
+    sums = RidgeSums.empty(3)
+    sums.update(torch.ones(5, 3), torch.full((5,), 255), 4)
+    assert not sums.square.any() and sums.cross.shape == (3, 4) and not sums.weight(1.0).any()

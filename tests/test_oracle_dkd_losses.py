@@ -188,3 +188,11 @@ def test_plausible_mistakes_fail(case):
         assert differs(wrong, array(case, "pos_per_class"))
     averaged = sum(w * t.mean() for w, t in zip(array(case, "weights"), terms(case, given).values(), strict=True))
     assert differs(averaged, array(case, "total"))
+
+
+def test_void_alone():
+    """Every pixel is a negative of the new classes; nothing is divided by a number of pixels that may be 0."""
+    logits = torch.zeros(1, 2, 4, 4, requires_grad=True)
+    loss = hard_bce(logits, torch.full((1, 4, 4), 255), 3).sum()
+    loss.backward()
+    assert loss.item() == pytest.approx(2 * torch.tensor(2.0).log().item()) and (logits.grad > 0).all()
