@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# bash run.sh demo                 five shapes in a minute
 # bash run.sh shapes 15-1          the built-in synthetic stream
 # bash run.sh voc 15-1 [options]   VOC 2012 (in $DATA_ROOT or ./data)
 # bash run.sh table2 [options]     all methods and protocols, one table
@@ -7,7 +8,7 @@
 # bash run.sh test                 the test-suite
 # bash run.sh lint                 ruff, mypy and codespell
 # bash run.sh docs                 the site with the API reference, into site/
-# bash run.sh COMMAND ...          any other command of css: table, evaluate, analyse, predict, report, data, prepare, list
+# bash run.sh COMMAND ...          any other command of css: extend, table, evaluate, analyse, predict, report, data, ...
 #
 # Uses the active environment if it has the packages, else makes .venv beside this file. GPUS=n sets the number of
 # processes. An interrupted run goes on with the same command.
@@ -56,7 +57,7 @@ if ! has_packages python; then
     cmp -s "$root/pyproject.toml" "$root/.venv/installed.toml" || make_environment
 fi
 
-[ $# -gt 0 ] || { sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -gt 0 ] || { sed -n '2,14s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 command="$1"; shift
 case "$command" in
     table2) exec "$python" "$css" table "$root/recipes/table2.yaml" "$@" ;;
@@ -64,7 +65,9 @@ case "$command" in
         code=0
         for recipe in "$root"/recipes/table1-*.yaml; do "$python" "$css" table "$recipe" "$@" || code=$?; done
         exit "$code" ;;
-    test) cd "$root" && exec "$python" -m pytest "$@" ;;
+    test)
+        "$python" -c 'import xdist' 2>/dev/null || install test
+        cd "$root" && exec "$python" -m pytest -n 2 "$@" ;;
     lint)
         cd "$root"
         "$python" -c 'import codespell_lib, mypy, ruff' 2>/dev/null || install test

@@ -1,4 +1,4 @@
-"""Seconds per image of a model in PyTorch (the run's precision), ONNX Runtime and OpenVINO, side by side in one process.
+"""Seconds per image of a model in PyTorch (the run's precision), ONNX Runtime and OpenVINO, side by side.
 
     python benchmarks/predict_speed.py RUN [FILE.onnx] [FILE.xml] [--size 512] [--threads 2] [--rounds 7]
 

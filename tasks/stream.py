@@ -70,11 +70,9 @@ class Stream:
         the groups: `split_classes`, or `split_evenly` where images have labels. Raises InputError for unknown classes,
         an order of other classes than those, or a protocol that does not fit them.
         """
-        chosen = (
-            sorted(_class_ids(source, classes, "--classes")) if classes else list(range(1, len(source.class_names)))
-        )
+        chosen = sorted(class_ids(source, classes, "--classes")) if classes else list(range(1, len(source.class_names)))
         if order:
-            wanted = _class_ids(source, order, "--order")
+            wanted = class_ids(source, order, "--order")
             if sorted(wanted) != chosen:
                 raise InputError(
                     f"--order must name each of the {len(chosen)} classes of the stream exactly once, "
@@ -93,14 +91,14 @@ class Stream:
     def __iter__(self) -> Iterator[Task]:
         return (self.task(index) for index in range(len(self)))
 
-    def task(self, index: int) -> Task:
-        """The task of this index, from 0. Raises InputError if it has no training or no test image."""
+    def task(self, index: int, needs: Sequence[str] = ("train", "test")) -> Task:
+        """The task of this index, from 0. Raises InputError if a split that it `needs` has no image for it."""
         indices = {
             split: select_images(self.source.presence(split), self.groups, index, self.setting, split)
             for split in ("train", "test")
         }
         for split, images in indices.items():
-            if not len(images):
+            if split in needs and not len(images):
                 names = ", ".join(self.source.class_names[c] for c in self.groups[index] if c != BACKGROUND)
                 raise InputError(
                     f"Task {index} ({names}) has no {split} image in the {self.setting} setting of {self.source.name}, "
@@ -137,7 +135,8 @@ def _held(source: Source, split: str) -> str:
     return f"the values {', '.join(values)}{f' and {more} more values' if more else ''} of {len(presence)} masks"
 
 
-def _class_ids(source: Source, classes: Sequence[str | int], flag: str) -> list[int]:
+def class_ids(source: Source, classes: Sequence[str | int], flag: str) -> list[int]:
+    """Raw ids of classes by name or id. Raises InputError, naming `flag`, for an unknown one or one named twice."""
     ids = []
     for given in classes:
         name = unicodedata.normalize("NFC", str(given))  # as class names are; macOS writes umlauts as two letters

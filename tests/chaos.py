@@ -154,9 +154,8 @@ def _moment(run: Path) -> str:
 def small_disk(folder: Path, size: str):
     """A file system of this size; only the administrator can make one."""
     folder.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True, check=False
-    )
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder]
+    made = subprocess.run(mount, capture_output=True, check=False)
     if made.returncode:
         pytest.skip("needs the right to mount a file system")
     try:

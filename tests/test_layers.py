@@ -18,7 +18,7 @@ LAYERS = [
     {"tasks"},
     {"tasks.folder"},
     {"tasks.formats", "tasks.datasets"},
-    {"css"},  # __version__
+    {"css"},  # __version__, and names of css.api
     {"css.summaries"},
     {"css.metrics", "css.losses", "css.system"},
     {"css.config"},
@@ -31,14 +31,15 @@ LAYERS = [
     {"css.report"},
     {"css.page"},
     {"css.run"},
-    {"css.recipe", "css.analysis", "css.predict"},
+    {"css.recipe", "css.analysis", "css.predict", "css.extend"},
     {"css.table", "css.export"},
+    {"css.api"},
     {"css.cli"},
     {"css.__main__"},
     {"plop_baseline"},  # methods: above all that they may use, and only plug-ins below know their names
 ]
 # Tables whose strings name modules above them, which are imported when a user asks for one.
-PLUG_INS = {"css.config.methods", "tasks.datasets.registry"}
+PLUG_INS = {"css", "css.config.methods", "tasks.datasets.registry"}
 
 
 def modules(root: Path) -> dict[str, ast.Module]:

@@ -1,5 +1,6 @@
-"""The command line: css run | table | evaluate | analyse | predict | export | report | data | prepare | list."""
+"""The command line: css run | extend | table | evaluate | analyse | predict | export | report | data | ... | list."""
 
+import errno
 import importlib
 import os
 import sys
@@ -14,7 +15,9 @@ from tasks.errors import InputError, nearest, sentence
 
 USAGE = """usage: css COMMAND ...
 
+  demo                             three classes learnt, two added, a picture and a table, in a minute
   run DATASET PROTOCOL [options]   learn a stream, for example: css run shapes 15-1 --method plop
+  extend MODEL --data FOLDER --classes NAME ...   add classes to a trained model, from images of these alone
   table RECIPE [options]           all runs of a recipe, one table
   evaluate RUN [options]           test a saved task again
   analyse RUN... [options]         what Split2MetaFusion did: models, dreams, gates, loss landscape
@@ -38,7 +41,9 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "demo": Command("css.cli.demo:demo"),
     "run": Command("css.cli.run:run_command", parses=True),
+    "extend": Command("css.cli.extend:extend", several=""),
     "table": Command("css.cli.table:table", several="--cell"),  # a table starts its cells; a cell shares its work
     "evaluate": Command("css.cli.saved:evaluate", several=""),
     "analyse": Command("css.cli.saved:analyse"),
@@ -51,6 +56,9 @@ COMMANDS = {
 }
 
 
+_OF_PATHS = {errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EROFS}  # no file can be there
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; other errors than wrong usage, wrong input and interrupts are raised.
 
@@ -61,18 +69,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(arguments)
     except InputError as error:
-        if int(os.environ.get("RANK", "0")):
-            time.sleep(3)  # the first process, if it met the same error, says so and ends this one meanwhile
-        print(f"css: {sentence(error)}", file=sys.stderr, flush=True)
-        if _in_group():
-            os._exit(2)  # leaving the group in order would make the others fail first, with a traceback
-        return 2
+        return _refused(error)
     except KeyboardInterrupt:
         return _interrupted()
     except BrokenPipeError:  # css ... | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its end
         return 1
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _OF_PATHS:
+            return _refused(InputError(f"{error.filename}: {error.strerror}; give another path."))
         if type(error).__name__ == "SignalException":  # of torchrun, which this process may not have imported
             return _interrupted()
         if isinstance(error, RuntimeError) and _in_group():
@@ -81,6 +86,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         if _in_group():
             sys.modules["torch"].distributed.destroy_process_group()
+
+
+def _refused(error: InputError) -> int:
+    if int(os.environ.get("RANK", "0")):
+        time.sleep(3)  # the first process, if it met the same error, says so and ends this one meanwhile
+    print(f"css: {sentence(error)}", file=sys.stderr, flush=True)
+    if _in_group():
+        os._exit(2)  # leaving the group in order would make the others fail first, with a traceback
+    return 2
 
 
 def _add_current_folder() -> None:

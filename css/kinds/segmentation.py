@@ -8,6 +8,7 @@ from css.config.settings import RunConfig
 from css.dream.layouts import LayoutStatistics, require_room, sample_layouts
 from css.kinds.kind import Kind
 from css.losses import background_kl, upsample
+from css.model.foreign import Foreign, is_foreign
 from css.model.segmenter import Segmenter
 from tasks import split_classes
 from tasks.batches import Transform
@@ -29,7 +30,9 @@ class Segmentation(Kind):
         return split_classes(protocol, num_classes, order)
 
     def build(self, config: RunConfig, groups: list[list[int]], pretrained: bool = True) -> Segmenter:
-        """DeepLabV3; `groups` make no difference to it before it grows."""
+        """DeepLabV3, or a network of another library; `groups` make no difference to it before it grows."""
+        if is_foreign(config.model.encoder):
+            return Foreign(config.model.encoder)
         return Segmenter(config.model.encoder, config.model.encoder_weights if pretrained else "none")
 
     def train_view(self, crop: int) -> Transform:

@@ -19,8 +19,9 @@ from css.report.results import read_results, read_task_result, write_results
 from css.report.scores import Scores
 from css.run.checks import checked_stream, resolve
 from css.run.facts import run_facts
-from css.run.first_task import borrowed_first_task
+from css.run.first_task import borrowed_first_task, with_own_head
 from css.run.folder import is_complete, load_task, open_folder, require_same_run, store, task_folder, work_folder
+from css.s2mf.hypercolumns import require_places, see_hypercolumns
 from css.system.files import write_text
 from css.system.log import Log
 from css.system.peak_memory import peak_mb, reset_peak
@@ -46,9 +47,10 @@ def run(config: RunConfig, processes: Processes) -> dict[str, Any]:
     learnt = stream.joint() if method.joint else stream
     processes.first(lambda: require_same_run(config, stream))
     if is_complete(folder):
-        return _show(folder, processes)
+        return show(folder, processes)
     tracker_type = find_tracker(config.track)
     model = build_model(config, stream, processes)  # refuses unfit weights, so before anything is written
+    require_places(config, learnt.task(0), model)
     processes.first(lambda: open_folder(config, stream))
     log, tracker = open_log(config, tracker_type, processes)
     source, names = stream.source, stream.source.class_names
@@ -58,21 +60,21 @@ def run(config: RunConfig, processes: Processes) -> dict[str, Any]:
     for task in learnt:
         teacher = model.frozen() if task.index else None
         torch.manual_seed(config.seed * 1000 + task.index)  # a restart grows the same classifier
-        model.grow(task.new_classes)
+        method.grow(model, task.new_classes)
         home = task_folder(folder, task.index)
         if not (home / "result.json").exists():
             log.truncate(results[-1]["log_bytes"] if results else 0)
             trainer = Trainer(config, processes, work_folder(home), log)
-            _complete(stream, task, model, teacher, method, trainer)
+            complete(stream, task, model, teacher, method, trainer)
         load_task(home, model, method)
         results.append(read_task_result(home))
         if processes.is_main:
             shutil.rmtree(work_folder(home), ignore_errors=True)
             write_results(folder, facts, scores.summary(results), results, complete=task.index == len(learnt) - 1)
             tracker.task(results[-1], home)
-            print(_brief(results[-1], scores), flush=True)
+            print(brief(results[-1], scores), flush=True)
     processes.wait()
-    shown = _show(folder, processes)
+    shown = show(folder, processes)
     tracker.end(run_table(shown))
     return shown
 
@@ -85,7 +87,7 @@ def open_log(config: RunConfig, tracker_type: type[Tracker], processes: Processe
     return Log(config.folder / "log.jsonl", tracker.step), tracker
 
 
-def _show(folder: Path, processes: Processes) -> dict[str, Any]:
+def show(folder: Path, processes: Processes) -> dict[str, Any]:
     """Prints the table of a finished run and writes it and the report beside the results, which it returns."""
     results = read_results(folder)
     if processes.is_main:
@@ -102,18 +104,21 @@ def build_model(config: RunConfig, stream: Stream, processes: Processes) -> Segm
     return model.to(processes.device).to(memory_format=torch.channels_last)
 
 
-def _complete(
+def complete(
     stream: Stream, task: Task, model: Segmenter, teacher: Segmenter | None, method: Method, trainer: Trainer
 ) -> None:
-    """Learns, tests and stores one task; the first may be taken from another run."""
+    """Learns, tests and stores one task, whose classes the model has grown to; a first one may be another run's."""
     config, processes, began = trainer.config, trainer.processes, time.perf_counter()
     reset_peak(processes.device)
     if task.index == 0 and config.task0:
-        restore_model(model, borrowed_first_task(config, task), config.task0)
+        shared = borrowed_first_task(config, task)
+        restore_model(model, with_own_head(shared, model, method), config.task0)
     elif teacher is None:
         method.learn_first(task, model, trainer)
     else:
         method.learn(task, model, teacher, trainer)
+    if config.model.classifier_features == "hypercolumn" and model.hypercolumn is None:
+        see_hypercolumns(task, model, trainer)
     method.finish(task, model, trainer)
     single = ImageCounts(len(task.test_indices), len(task.seen_classes))
     confusion = evaluate(model, task, config, processes, single)
@@ -138,7 +143,8 @@ def _seconds_by_stage(trainer: Trainer) -> dict[str, float]:
     return seconds
 
 
-def _brief(result: dict, scores: Scores) -> str:
+def brief(result: dict, scores: Scores) -> str:
+    """One line on a finished task: its scores, and the seconds of its stages."""
     sums = ("train", "since_start_or_restart")
     spent = ", ".join(f"{name} {value:.0f} s" for name, value in result["seconds"].items() if name not in sums)
     return f"task {result['index']}: {scores.brief(result)}" + (f" ({spent})" if spent else "")

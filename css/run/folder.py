@@ -54,7 +54,8 @@ def store(stream: Stream, task: Task, model: Segmenter, method: Method, trainer:
         home.mkdir()
         tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
         tensors |= {f"method.{name}": value for name, value in method.tensors().items()}
-        save_tensors(home / "model.safetensors", tensors, {"identity": identity(task)})
+        facts = {"identity": identity(task), "first_task": method.first_task()}
+        save_tensors(home / "model.safetensors", tensors, facts)
         earlier = [task_folder(config.folder, index) for index in range(task.index)]
         if kind_of(config.dataset).has_layouts:
             draw_task(home, earlier, stream, task, model, config, processes)

@@ -1,9 +1,12 @@
 """From the names on the command line to a stream of tasks."""
 
+from typing import Any
+
 from css.config.settings import RunConfig
 from css.kinds.choice import kind_of
 from tasks import Stream
 from tasks.datasets.registry import open_source, place_of
+from tasks.renamed import Renamed
 from tasks.source import Source
 
 
@@ -18,3 +21,19 @@ def make_stream(config: RunConfig) -> Stream:
         make_source(config), config.protocol, config.classes, config.order,
         kind_of(config.dataset).split, setting=config.setting, future=config.future, void=config.void,
     )  # fmt: skip
+
+
+def stream_of(config: RunConfig, results: dict[str, Any]) -> Stream:
+    """The stream of a run with these results; that of an extended one has the class ids of the model it went on from.
+
+    Raises InputError for missing data.
+    """
+    if "extends" not in results:
+        return make_stream(config)
+    return extended_stream(config, results["class_names"], results["protocol_groups"], results["colours"])
+
+
+def extended_stream(config: RunConfig, names: list[str], groups: list[list[int]], colours: list[list[int]]) -> Stream:
+    """A stream whose last task alone is learnt from the data of the configuration, its classes matched by name."""
+    source = Renamed(make_source(config), names, colours)
+    return Stream(source, groups, setting=config.setting, future=config.future, void=config.void)

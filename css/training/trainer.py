@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -50,20 +50,22 @@ class Trainer:
 
     def fit(
         self, model: Segmenter, task: Task, losses: Losses, stage: str = "fit", *, epochs: int | None = None,
-        lr: float | None = None, batch_norm: BatchNormMode | None = None, on_optimizer: OnOptimizer | None = None,
+        lr: float | None = None, batch_norm: BatchNormMode | None = None, rates: Mapping[str, float] | None = None,
+        on_optimizer: OnOptimizer | None = None,
     ) -> None:  # fmt: skip
         """Minimises sum(losses(forward, images, labels).values()) from `model` in place.
 
-        Epochs, start of the learning rate and BatchNorm's mode (see `css.model.batchnorm.hold`) are those of the task
-        unless given. `on_optimizer` is shown the optimiser before its first step, for example to hang hooks on it; a
-        hook may not keep what changes from step to step, which a restart would lose.
+        Epochs, start of the learning rate, its factors (see `make_optimizer`) and BatchNorm's mode (see
+        `css.model.batchnorm.hold`) are those of the task unless given. `on_optimizer` is shown the optimiser before its
+        first step, for example to hang hooks on it; a hook may not keep what changes from step to step, which a restart
+        would lose.
         Raises InputError for a loss that is not finite; the checkpoint of the last epoch stays where it is.
         """
         epochs = self.config.epochs(task.index) if epochs is None else epochs
         lr = self.config.lr(task.index) if lr is None else lr
         self._prepare_batch_norm(model)
         with hold(model.train(), batch_norm or self.config.batch_norm(task.index)):
-            current = self._stage(stage, model, lr)
+            current = self._stage(stage, model, lr, self.config.rates(task.index) if rates is None else rates)
             if on_optimizer:
                 on_optimizer(current.optimizer)
             loader, batches = self._loader(task, stage)
@@ -169,8 +171,8 @@ class Trainer:
         if train.sync_bn and self.processes.world > 1:
             convert_sync_batchnorm(model)
 
-    def _stage(self, name: str, model: Segmenter, lr: float) -> Stage:
-        optimizer = make_optimizer(self.config.train, model, lr)
+    def _stage(self, name: str, model: Segmenter, lr: float, rates: Mapping[str, float]) -> Stage:
+        optimizer = make_optimizer(self.config.train, model, lr, rates)
         scaler = torch.amp.GradScaler(self.processes.device.type, enabled=self.config.train.precision == "fp16")
         return Stage(name, self.folder / f"{name}.safetensors", model, optimizer, scaler)
 
