@@ -57,7 +57,10 @@ class Outputs:
         if "ids" in self.save:
             _write_png(self._path(stem, "ids"), mask)
         if "overlay" in self.save:
-            _write_png(self._path(stem, "overlay"), draw_overlay(image, mask, self.names)[:, :, ::-1])
+            drawn = draw_overlay(image, mask, self.names)
+            for row in drawn:  # in place, row by row: a copy of a large image is large
+                row[:] = row[:, ::-1]
+            _write_png(self._path(stem, "overlay"), drawn)
         if "scores" in self.save and scores is not None:
             with atomic(self._path(stem, "scores")) as temporary, temporary.open("wb") as file:
                 np.savez_compressed(file, scores=scores.astype(np.float16), class_ids=self.classes,

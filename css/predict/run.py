@@ -75,7 +75,7 @@ def _decoded(items: Sequence[Item], pool: ThreadPoolExecutor) -> Iterator[tuple[
 
 def _read(item: Item) -> np.ndarray | InputError:
     try:
-        return np.array(open_image(str(item.source)))
+        return np.asarray(open_image(str(item.source)))  # a copy would double the memory of large images
     except InputError as error:
         return error
 

@@ -41,8 +41,10 @@ def segment(network: Network, image: np.ndarray, view: View) -> tuple[np.ndarray
     seen = resized(image, view.size)
     ids = np.array(network.classes, np.uint8)
     if view.tile:
-        channels = np.concatenate([*_rows_of_tiles(network, seen, view)])
-        mask = ids[channels]
+        mask, top = np.empty(seen.shape[:2], np.uint8), 0
+        for channels in _rows_of_tiles(network, seen, view):
+            mask[top : top + len(channels)] = ids[channels]
+            top += len(channels)
         return mask if seen.shape == image.shape else _nearest(mask, width, height), None
     scores = averaged(network, seen, view)
     return ids[best_channel(scores, height, width)], scores

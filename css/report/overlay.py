@@ -52,7 +52,7 @@ def objects(mask: np.ndarray) -> list[int]:
 
 def outline(picture: np.ndarray, region: np.ndarray, colour: Sequence[int], width: int) -> None:
     """Contours of a region bool (H, W), in place: the colour with a white rim, so that it shows on any ground."""
-    found, _ = cv2.findContours(region.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    found, _ = cv2.findContours(region.view(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(picture, found, -1, (255, 255, 255), width + 2)
     cv2.drawContours(picture, found, -1, list(colour), width)
 
