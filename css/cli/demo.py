@@ -11,7 +11,7 @@ from css.system.processes import Processes
 # Of the built-in shapes; sized for a minute on two cores.
 _SETTINGS = {
     "protocol": "3-1", "classes": ["1", "2", "3", "4", "5"],
-    "train": {"epochs": 10, "later_epochs": 4, "later_lr": 0.05},
+    "train": {"epochs": 6, "later_epochs": 3, "later_lr": 0.05},
 }  # fmt: skip
 _LAST_TASK = 2
 
