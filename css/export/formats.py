@@ -11,7 +11,6 @@ import torch
 from torch.export import ExportedProgram
 
 from css.predict.exported import FACTS, SUFFIXES, runtime
-from tasks import InputError
 
 
 def save_onnx(program: ExportedProgram, path: Path, facts: dict[str, Any]) -> None:
@@ -38,17 +37,8 @@ def save_openvino(program: ExportedProgram, path: Path, facts: dict[str, Any]) -
 
 
 def save_torch(program: ExportedProgram, path: Path, facts: dict[str, Any]) -> None:
-    """One file for torch.export.load, in Python or C++; the facts are its extra file css.json.
-
-    Raises InputError where PyTorch cannot write the graph: those of encoders with TensorFlow's padding, for one.
-    """
-    try:
-        torch.export.save(program, path, extra_files={f"{FACTS}.json": json.dumps(facts)})
-    except Exception as error:  # its exceptions are private
-        if isinstance(error, OSError):
-            raise
-        reason = str(error).strip().splitlines()[-1][:120]
-        raise InputError(f"torch.export cannot save this network ({reason}); take --format onnx.") from None
+    """One file for torch.export.load, in Python or C++; the facts are its extra file css.json."""
+    torch.export.save(program, path, extra_files={f"{FACTS}.json": json.dumps(facts)})
 
 
 FORMATS = {"onnx": save_onnx, "openvino": save_openvino, "torch": save_torch}

@@ -1,6 +1,11 @@
 """A network as one graph: any image in, logits of the same size out."""
 
+from collections.abc import Sequence
+
 import torch
+from timm.layers import to_2tuple
+from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.pool2d_same import AvgPool2dSame
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.nn import functional as F
@@ -23,9 +28,9 @@ class Graph(nn.Module):
         super().__init__()
         self.model = model.frozen().float().cpu()
         for module in self.model.modules():
-            if isinstance(module, SparseTapConv2d):
-                # Its shortcut is right for one size of map only, a graph is for all.
-                module.__class__ = nn.Conv2d  # type: ignore[assignment]
+            # Shortcuts and paddings that look at the size of a map are right for one size only, a graph is for all.
+            if fixed := _FIXED.get(type(module)):
+                module.__class__ = fixed
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of images, both as above."""
@@ -48,6 +53,33 @@ def traced(graph: Graph) -> ExportedProgram:
         return torch.export.export(
             graph, (example,), dynamic_shapes={"images": sides}, prefer_deferred_runtime_asserts_over_guards=True
         )
+
+
+class _FixedConv2d(Conv2dSame):
+    """TensorFlow's "same" padding where the stride divides the map, as it does wherever 16 divides the image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The convolution of the padded map."""
+        x = F.pad(x, _same(self.kernel_size, self.stride, self.dilation))
+        return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+class _FixedAvgPool2d(AvgPool2dSame):
+    """The same for the mean over windows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The means of the padded map."""
+        kernel, stride = to_2tuple(self.kernel_size), to_2tuple(self.stride)
+        return F.avg_pool2d(F.pad(x, _same(kernel, stride, (1, 1))), kernel, stride)
+
+
+_FIXED: dict[type, type] = {SparseTapConv2d: nn.Conv2d, Conv2dSame: _FixedConv2d, AvgPool2dSame: _FixedAvgPool2d}
+
+
+def _same(kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> list[int]:
+    """Pixels added left, right, above and below: (kernel - 1) dilation + 1 - stride on both sides together."""
+    total = [max(0, (k - 1) * d + 1 - s) for k, s, d in zip(kernel, stride, dilation, strict=True)]
+    return [total[1] // 2, total[1] - total[1] // 2, total[0] // 2, total[0] - total[0] // 2]
 
 
 def _up(side: int) -> int:
