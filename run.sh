@@ -65,7 +65,9 @@ case "$command" in
         code=0
         for recipe in "$root"/recipes/table1-*.yaml; do "$python" "$css" table "$recipe" "$@" || code=$?; done
         exit "$code" ;;
-    test) cd "$root" && exec "$python" -m pytest "$@" ;;
+    test)
+        "$python" -c 'import xdist' 2>/dev/null || install test
+        cd "$root" && exec "$python" -m pytest -n 2 "$@" ;;
     lint)
         cd "$root"
         "$python" -c 'import codespell_lib, mypy, ruff' 2>/dev/null || install test

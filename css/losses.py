@@ -1,5 +1,7 @@
 """Losses that every method starts from."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -8,10 +10,17 @@ from tasks.source import VOID
 
 
 def upsample(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Logits (B, C, h, w) at the size of labels (B, H, W), bilinear without aligned corners, in float32."""
+    """Logits (B, C, h, w) at the size of labels (B, H, W), bilinear without aligned corners, at least in float32."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if logits.shape[-2:] == labels.shape[-2:]:  # up-sampled before, by a method that needs them for other terms, too
-        return logits.float()
-    return F.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False)
+        return logits
+    return F.interpolate(logits, size=labels.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def at_places(maps: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Label maps (B, H, W) at the middle of the cells of a grid (h, w) of features, whose multiple their size is."""
+    height, width = (of // to for of, to in zip(maps.shape[-2:], size, strict=True))
+    return maps[:, height // 2 :: height, width // 2 :: width]
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from css.config.options import require_values
 from css.config.settings import RunConfig
 from css.losses import cross_entropy
 from css.method.contract import Method, plain_losses
@@ -15,9 +16,8 @@ from css.model.segmenter import Segmenter
 from css.training.trainer import Trainer
 from tasks import InputError, Task
 
-ALPHA = 0.9  # share of the newest batch in the importance
-# Batches per task: what was there before them weighs 0.1 ** 10, and of the start value, the same for all elements of a
-# tensor, the normalisation leaves nothing. More would change nothing.
+# Batches per task: what was there before them weighs 0.1 ** 10 with the published share of the newest batch, and of the
+# start value, the same for all elements of a tensor, the normalisation leaves nothing. More would change nothing.
 UPDATES = 10
 
 
@@ -27,6 +27,8 @@ class EwcOptions:
 
     weight: float = 100.0
     """Weight of the penalty; published: 100 to 500, at a learning rate of 0.001 (500 diverges above 0.0013)."""
+    alpha: float = 0.9
+    """Share of the newest batch in the importance."""
 
 
 class Ewc(Method):
@@ -45,10 +47,12 @@ class Ewc(Method):
         self.importance = Importance()
 
     def check(self, config: RunConfig) -> None:
-        """Raises InputError for a weight with which SGD diverges.
+        """Raises InputError for a share that is none, or a weight with which SGD diverges.
 
         The most important parameter of a tensor has importance 1, and the penalty there the curvature 2 * weight.
         """
+        alpha = self.options.alpha
+        require_values(self.options, self.flag, {"alpha": (0 < alpha <= 1, "above 0, at most 1")})
         momentum, lr = config.train.momentum, config.train.later_lr
         limit = (1 + momentum) / (1 + 2 * momentum) / lr if lr else math.inf  # of SGD with Nesterov momentum
         if not 0 <= self.options.weight < limit:
@@ -78,7 +82,7 @@ class Ewc(Method):
         """Measures the importance of the parameters for this task on UPDATES training batches."""
         model.eval()  # keeps the running statistics, and makes the images of a batch independent
         for images, labels in importance_batches(task, model, trainer):
-            self.importance.update(mean_gradients(model, images, labels, trainer, cross_entropy))
+            self.importance.update(mean_gradients(model, images, labels, trainer, cross_entropy), self.options.alpha)
 
     def tensors(self) -> dict[str, Tensor]:
         """The importance so far, by parameter name."""
@@ -99,8 +103,8 @@ class Importance:
     def __init__(self, fisher: Mapping[str, Tensor] | None = None) -> None:
         self.fisher = dict(fisher or {})
 
-    def update(self, gradients: Mapping[str, Tensor], alpha: float = ALPHA) -> None:
-        """One batch. Parameters not seen before start at 1; those without a gradient stay as they are."""
+    def update(self, gradients: Mapping[str, Tensor], alpha: float) -> None:
+        """One batch, whose share is alpha. Parameters not seen before start at 1, those without a gradient stay."""
         for name, gradient in gradients.items():
             before = self.fisher.get(name, torch.ones_like(gradient)).to(gradient.device)
             self.fisher[name] = alpha * gradient.square() + (1 - alpha) * before

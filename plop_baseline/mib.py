@@ -1,6 +1,8 @@
 """MiB (Cermelli et al., CVPR 2020): cross-entropy and distillation that know what the background stands for."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +21,15 @@ class MibOptions:
 
     kd_weight: float = 10.0
     """Weight of the unbiased distillation; the published runs on VOC 15-1 used 100."""
+    alpha: float = 1.0
+    """The old model's logits are multiplied by this before its soft-max."""
 
 
 class Mib(Method):
     """Both losses take into account that the background of one task holds the classes of the others."""
 
     Options = MibOptions
+    options_within: ClassVar[Mapping[str, Any]] = {"lgkd": MibOptions(kd_weight=0.0)}
     segmentation_only = True
     summary = "unbiased cross-entropy and unbiased distillation (CVPR 2020)"
 
@@ -37,7 +42,7 @@ class Mib(Method):
         logits = upsample(forward(images).logits, labels)
         return {
             "ce": unbiased_cross_entropy(logits, labels, len(task.old_classes)).mean(),
-            "kd": self.options.kd_weight * unbiased_distillation(logits, old_logits).mean(),
+            "kd": self.options.kd_weight * unbiased_distillation(logits, old_logits, self.options.alpha).mean(),
         }
 
 

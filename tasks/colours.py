@@ -32,6 +32,8 @@ class ColourTable:
                     f"{_hex((red, green, blue))}: give each class its own."
                 )
         self._greys = {(value, value, value): value for value in colours if value != VOID}
+        table = Image.fromarray(np.array([list(self._value_of)], np.uint8)).convert("L")
+        self.greys = np.isin(np.arange(256), np.asarray(table))  # which values an RGB mask has after convert("L")
         packed = {_pack(np.array(colour)).item(): value for colour, value in self._value_of.items()}
         self._keys = np.array(sorted(packed), np.uint32)
         self._values = np.array([packed[key] for key in self._keys.tolist()], np.uint8)

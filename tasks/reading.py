@@ -102,10 +102,10 @@ def _values_of_pair(item: tuple[Path, Path], valid: np.ndarray, colours: ColourT
     values = np.array(mask.histogram()) > 0
     if (values & ~valid).any():
         outside = ", ".join(map(str, np.flatnonzero(values & ~valid)[:5]))
+        grey = colours is not None and colours.greys[values].all()
+        guess = "the grey values of class colours; save it as RGB, or re-save" if grey else "no class ids: re-save"
         known = ", ".join(map(str, np.flatnonzero(valid)))
-        raise InputError(
-            f"mask {item[1]} holds the value(s) {outside}, which are no class ids: re-save it with {known} only."
-        )
+        raise InputError(f"mask {item[1]} holds the value(s) {outside}, which are {guess} it with {known} only.")
     return values
 
 

@@ -12,7 +12,7 @@ class Source(Protocol):
     """Images with one mask each, in two splits, "train" and "test".
 
     Mask values are raw class ids: 0 is the background, 255 (void) is ignored everywhere. A source may have a `palette`,
-    uint8 (256, 3): its colours in pictures and masks, by raw class id.
+    uint8 (256, 3): its colours in predicted masks and dreams, by raw class id.
     """
 
     name: str

@@ -57,7 +57,7 @@ def command(data: Path, run: Path, method: str) -> list[str]:
 
 def live(arguments: list[str], cache: Path, errors: Path) -> None:
     """A process that runs the command and leaves what it said on stderr."""
-    alignment.STEPS = 20
+    alignment.STEPS, alignment.POOL = 20, 2000  # as conftest.py has them
     try:
         with plain_machine(cache):
             outcome = css(*arguments)
@@ -154,9 +154,8 @@ def _moment(run: Path) -> str:
 def small_disk(folder: Path, size: str):
     """A file system of this size; only the administrator can make one."""
     folder.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True, check=False
-    )
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder]
+    made = subprocess.run(mount, capture_output=True, check=False)
     if made.returncode:
         pytest.skip("needs the right to mount a file system")
     try:

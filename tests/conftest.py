@@ -6,7 +6,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
-from small_voc import plain_machine, write_small_voc
+from small_voc import QUICK_S2MF, css, plain_machine, run_arguments, write_small_voc
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -20,6 +20,7 @@ def short_alignment():
     """Alignment takes as many steps for a tiny network as for a large one; here a few will do."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("css.s2mf.alignment.STEPS", 20)
+        patch.setattr("css.s2mf.alignment.POOL", 2000)
         yield
 
 
@@ -34,6 +35,25 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("small")
     with plain_machine(folder / "cache"):
         yield write_small_voc(folder / "voc")
+
+
+@pytest.fixture(scope="session")
+def fused_runs(tmp_path_factory):
+    """The folder of two runs of plop+s2mf from one first task: `meta` has all stages, `old` keeps the old model.
+
+    For all who only look at them.
+    """
+    folder = tmp_path_factory.mktemp("fused")
+    with plain_machine(folder / "cache"):
+        data = write_small_voc(folder / "voc")
+        for name, options in {
+            "meta": ["--options.align"],
+            "old": ["--options.projector", "all", "--task0", folder / "runs" / "meta"],
+        }.items():
+            arguments = ["--method", "plop+s2mf", *QUICK_S2MF, *options]
+            outcome = css(*run_arguments(data, folder / "runs", name, *arguments, protocol="2-1"))
+            assert outcome.code == 0, outcome.err
+    return folder / "runs"
 
 
 class Handler(SimpleHTTPRequestHandler):

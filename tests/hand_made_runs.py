@@ -9,6 +9,7 @@ import yaml
 from css.config.files import as_dict
 from css.recipe.cells import Cell, make_cells
 from css.recipe.plan import read_recipe
+from css.run.checks import resolve
 
 GROUPS = ("old", "old_no_bg", "new", "all", "all_no_bg", "harmonic")
 
@@ -25,7 +26,7 @@ def cells_of(recipe: Path, runs: Path) -> dict[str, Cell]:
 
 def write_run(cell: Cell, groups: Sequence[Sequence[int]], ious: Sequence[Sequence[float | None]], **changes) -> Path:
     """results.json of a finished run. The stored means are nonsense: tables must not use them."""
-    config = as_dict(cell.config)
+    config = as_dict(resolve(cell.config))
     config["train"]["precision"] = "fp32"
     tasks = [
         {

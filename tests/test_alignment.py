@@ -7,9 +7,10 @@ import torch
 from small_shapes import first_model, make_trainer, second_task, small_stream
 from torch.nn import functional as F
 
+from css.losses import at_places
 from css.model.state import classifier_parameters, set_classifiers, snapshot
 from css.s2mf import alignment
-from css.s2mf.alignment import Alignment, Seen, _answers, _at_places, _look, _rows, aligned
+from css.s2mf.alignment import Alignment, Seen, _answers, _rows, aligned, look
 from css.s2mf.moments import FeatureMoments, Gaussians, fit_drift
 
 BACKGROUND, COW, SHEEP = range(3)
@@ -88,12 +89,11 @@ def test_drawn_features_follow_the_features_of_the_new_model():
 @pytest.mark.parametrize(("frequency", "counts", "drawn"), [(100, (200.0, 100.0), 192), (1, (1e6, 0.0), 255)])
 def test_shares_are_those_of_all_images(frequency, counts, drawn, monkeypatch):
     """At least one feature of the task is in every step."""
-    numbers = []
-    original = Gaussians.sample
-    monkeypatch.setattr(Gaussians, "sample", lambda self, number: numbers.append(number) or original(self, number))
-    monkeypatch.setattr(alignment, "STEPS", 3)
+    parts = []
+    monkeypatch.setattr(alignment, "train", lambda start, rows: parts.extend(rows) or start)
     aligned(GROWN, TEACHER, gaussians(*counts), seen()._replace(frequency=frequency), torch.eye(5))
-    assert numbers == [drawn] * 3
+    assert [part.number for part in parts] == [256 - drawn, drawn]
+    assert len(parts[1].features) == alignment.POOL
 
 
 def nothing_seen():
@@ -157,8 +157,8 @@ def test_the_moments_move_with_the_features(stream, tmp_path):
         model.decoder.conv.weight.add_(0.05 * torch.randn_like(model.decoder.conv.weight))
     sums = found.moments.sums.clone()
     found.align(task, model, teacher, make_trainer(tmp_path / "second"))
-    look = _look(task, model, teacher, make_trainer(tmp_path / "third"))
-    expected = FeatureMoments(sums).moved(fit_drift(look.before, look.after)).sums
+    seen_there = look(task, model, teacher, make_trainer(tmp_path / "third"))
+    expected = FeatureMoments(sums).moved(fit_drift(seen_there.before, seen_there.after)).sums
     torch.testing.assert_close(found.moments.sums, expected, rtol=1e-3, atol=1e-3)
     assert not torch.allclose(found.moments.sums, sums, rtol=0.01)
 
@@ -167,6 +167,7 @@ def test_a_restart_goes_on_with_what_was_finished(stream, tmp_path):
     found, task, model, teacher = finished_first_task(stream, tmp_path)
     again = Alignment()
     again.load_tensors(found.tensors())
+    found.load_tensors(found.tensors())  # as it is after every task
     trainer = make_trainer(tmp_path / "second")
     found.align(task, model, teacher, trainer)
     expected = classifier_parameters(model)
@@ -230,10 +231,10 @@ def test_tasks_of_void_alone(stream, tmp_path, monkeypatch, first_is_void):
 
 def test_a_sample_of_many_features_still_counts_as_all(stream, tmp_path, monkeypatch):
     task, model, teacher = second_task(stream)
-    everything = _look(task, model, teacher, make_trainer(tmp_path / "all"))
+    everything = look(task, model, teacher, make_trainer(tmp_path / "all"))
     assert everything.frequency == len(everything.labels) > 40
     monkeypatch.setattr(alignment, "MOST", 40)
-    some = _look(task, model, teacher, make_trainer(tmp_path / "some"))
+    some = look(task, model, teacher, make_trainer(tmp_path / "some"))
     assert len(some.labels) <= 40 and some.frequency == everything.frequency
     known = {tuple(row.tolist()) for row in everything.before}
     assert all(tuple(row.tolist()) in known for row in some.before)
@@ -251,7 +252,7 @@ def test_features_of_all_processes_count(stream, tmp_path):
             sum=lambda tensor: world * tensor,
         )  # fmt: skip
         found.finish(stream.task(0), teacher, trainer)
-        return found.moments.sums, _look(task, model, teacher, trainer).frequency
+        return found.moments.sums, look(task, model, teacher, trainer).frequency
 
     (one, few), (two, many) = measured(1), measured(2)
     assert torch.equal(two, 2 * one) and many == 2 * few
@@ -260,7 +261,7 @@ def test_features_of_all_processes_count(stream, tmp_path):
 def test_rows_and_labels_are_of_the_same_places():
     labels = torch.arange(2 * 32 * 48).reshape(2, 32, 48)
     features = torch.arange(2 * 5 * 2 * 3).reshape(2, 5, 2, 3).float()
-    assert torch.equal(_at_places(labels, features), labels[:, 8::16, 8::16])
+    assert torch.equal(at_places(labels, features.shape[-2:]), labels[:, 8::16, 8::16])
     assert torch.equal(_rows(features)[3 + 1], features[0, :, 1, 1])
 
 

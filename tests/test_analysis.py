@@ -2,13 +2,14 @@
 
 import json
 import math
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
-from small_voc import QUICK_S2MF, css, run_arguments
+from small_voc import css, run_arguments
 from torch import nn
 
 from css.analysis.draw import _path
@@ -171,15 +172,9 @@ def coarse_landscape():
 
 
 @pytest.fixture(scope="module")
-def runs(data, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs")
-    for name, options in {
-        "meta": ["--options.align"],
-        "old": ["--options.projector", "all", "--task0", folder / "meta"],
-    }.items():
-        arguments = ["--method", "plop+s2mf", *QUICK_S2MF, *options]
-        assert css(*run_arguments(data, folder, name, *arguments, protocol="2-1")).code == 0
-    return folder
+def runs(data, fused_runs, tmp_path_factory):
+    """A copy, which the command writes into."""
+    return shutil.copytree(fused_runs, tmp_path_factory.mktemp("copy") / "runs")
 
 
 def test_command_writes_pictures_and_numbers(runs, data):

@@ -11,7 +11,7 @@ from small_shapes import first_model, make_trainer, second_task, small_stream
 from small_voc import Killed, after_first_task, css, read_results, run_arguments
 from torch.nn import functional as F
 
-from css.config.methods import METHODS
+from css.config.methods import METHODS, WRAPPERS
 from css.config.settings import RunConfig, TrainConfig
 from css.losses import cross_entropy
 from css.method.contract import Method, plain_losses
@@ -19,7 +19,7 @@ from css.method.registry import method_class
 from css.model.output import Output
 from css.model.segmenter import Segmenter
 from css.system.tensors import load_tensors
-from plop_baseline.ewc import UPDATES, Ewc, Importance, importance_batches, mean_gradients, penalty
+from plop_baseline.ewc import UPDATES, Ewc, EwcOptions, Importance, importance_batches, mean_gradients, penalty
 from plop_baseline.frozen import Frozen
 from plop_baseline.ilt import Ilt, encoder_output
 from plop_baseline.lwf import Lwf, bce_distillation, distillation
@@ -290,7 +290,7 @@ def test_frozen_resumes(stream, tmp_path, monkeypatch):
 def test_importance_is_between_0_and_1(values, updates):
     importance = Importance()
     for k in range(updates):
-        importance.update({"a": torch.tensor(values, dtype=torch.float64) * (k + 1)})
+        importance.update({"a": torch.tensor(values, dtype=torch.float64) * (k + 1)}, alpha=0.9)
     normalised = importance.normalised()["a"]
     assert (normalised >= 0).all() and (normalised < 1).all() and (normalised == 0).any()
 
@@ -302,7 +302,7 @@ def test_importance_forgets_its_start_within_the_updates_of_a_task():
     def after(updates, start):
         importance = Importance(start)
         for _ in range(updates):
-            importance.update(gradients)
+            importance.update(gradients, EwcOptions().alpha)
         return importance.normalised()["a"]
 
     longer = after(30, {})
@@ -393,6 +393,12 @@ def test_ewc_refuses_weights_at_which_sgd_diverges(momentum, lr):
     for weight in (1.02 * limit, -1.0, math.nan):
         with pytest.raises(InputError, match=f"--options.weight.*below {limit:.4g}.*--train.later-lr {lr:g}"):
             check(weight)
+
+
+@pytest.mark.parametrize("alpha", [0.0, -0.1, 1.1])
+def test_ewc_refuses_shares_that_are_none(alpha):
+    with pytest.raises(InputError, match=r"--options\.alpha"):
+        Ewc(EwcOptions(alpha=alpha)).check(RunConfig("voc", "15-1", "ewc"))
 
 
 def test_ewc_keeps_important_parameters_nearer(stream, tmp_path):
@@ -502,7 +508,7 @@ def test_options_on_the_command_line(runs, data, tmp_path):
 
 def test_list():
     listed = {line.split()[0]: line for line in css("list").out.splitlines() if line.startswith("  ")}
-    assert set(listed) == {*METHODS, "plop+s2mf", "plop+align", "plop+replay"} and set(METHODS) >= set(NEW)
+    assert set(listed) == {*METHODS, *(f"plop+{name}" for name in WRAPPERS)} and set(METHODS) >= set(NEW)
     assert "keeps images" in listed["plop+replay"]
     assert all(
         issubclass(method_class(name), Method) and listed[name].endswith(f" {method_class(name).summary}")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from small_voc import Killed, css, kill_at
 from torch import nn
 
@@ -105,7 +106,10 @@ def test_report_evaluate_and_what_draws_masks(runs):
     shown = css("evaluate", run, "--task", "1").out
     for value in results(run)["tasks"][1]["accuracy"]:
         assert f"{100 * value:.2f}" in shown
-    for command in (["predict", run, "photo.jpg"], ["analyse", run], ["evaluate", run, "--geometry", "whole"]):
+    photo = run.parent / "photo.png"
+    Image.new("RGB", (40, 40)).save(photo)
+    masks = (["predict", run, photo], ["export", run], ["analyse", run], ["evaluate", run, "--geometry", "whole"])
+    for command in masks:
         outcome = css(*command)
         assert outcome.code == 2 and "image labels" in outcome.complaint
     assert (run / "task_1" / "dreams-old.png").exists()
@@ -189,7 +193,6 @@ def test_protocol_that_does_not_divide(protocol, tmp_path):
 
 
 def test_gd_wild_distils_on_the_images_of_a_folder(runs, tmp_path):
-    from PIL import Image
 
     (tmp_path / "wild" / "deep").mkdir(parents=True)
     for number in range(3):

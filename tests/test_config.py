@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from css import __version__ as css_version
 from css.config.compare import differences
 from css.config.files import CONFIG_FILE, as_dict, merge, read_config, read_yaml, save_config
-from css.config.settings import EVERY, LATER, PLACE, ModelConfig, RunConfig, TrainConfig
+from css.config.settings import EVERY, LATER, PLACE, ModelConfig, Rates, RunConfig, TrainConfig
 from css.run.checks import require_config, resolve
 from css.run.presets import from_dict, preset
 from tasks import InputError
@@ -110,7 +110,7 @@ def test_automatic_precision_is_what_the_hardware_does(monkeypatch, amx, avx512,
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
     assert resolve(small()).train.precision == expected
-    chosen = small(train={"precision": "fp16"})
+    chosen = small(train={"precision": "fp16"}, model=ModelConfig(classifier_features="decoder"))
     assert resolve(chosen) == chosen
 
 
@@ -257,10 +257,11 @@ def test_files_that_hold_no_settings(tmp_path, content, says):
 
 
 def test_every_setting_says_what_it_decides():
-    for section in (RunConfig, ModelConfig, TrainConfig):
+    for section in (RunConfig, ModelConfig, TrainConfig, Rates):
         for field in dataclasses.fields(section):
             inner = field.name in ("model", "train")
-            assert inner or field.metadata in (EVERY, LATER, PLACE), f"{section.__name__}.{field.name}"
+            known = [what["decides"] for what in (EVERY, LATER, PLACE)]
+            assert inner or field.metadata["decides"] in known, f"{section.__name__}.{field.name}"
 
 
 def test_a_setting_that_an_older_version_had_not_is_the_default():

@@ -194,14 +194,9 @@ def test_object_in_a_pickle_is_refused_and_never_run(tmp_path, encoder):
 
 @pytest.mark.parametrize(
     "state",
-    [
-        {"model": {"conv1.weight": 1}},
-        [torch.zeros(1)],
-        torch.zeros(1),
-        {0: torch.zeros(1)},
-        {"a": torch.zeros(1), "b": 3},
-    ],
-)
+    [{"model": {"conv1.weight": 1}}, [torch.zeros(1)], torch.zeros(1), {0: torch.zeros(1)},
+     {"a": torch.zeros(1), "b": 3}],
+)  # fmt: skip
 def test_not_a_plain_dict_of_tensors(tmp_path, encoder, state):
     refuse(encoder, write(tmp_path / "weights.pth", state), "plain dict of tensors")
 

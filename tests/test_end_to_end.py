@@ -20,8 +20,10 @@ from small_voc import (
     write_small_voc,
 )
 
+from css.report.pictures import SIDE
 from css.report.text import percent
 from tasks.datasets.voc import IMAGES, voc_palette
+from tasks.palette import vivid_palette
 from tasks.source import VOID
 
 GROUPS = ("old", "old_no_bg", "new", "all", "all_no_bg", "harmonic")
@@ -130,21 +132,30 @@ def test_whole_images_are_tested_to_the_last_pixel(runs, data):
 
 def test_thresholds_are_kept_no_longer_than_needed(runs):
     files = {path.name for path in runs("plop").rglob("*") if path.is_file()}
-    assert files == {"config.yaml", "log.jsonl", "results.json", "table.md", "result.json", "model.safetensors",
-                     "predictions.safetensors", "pictures.png"}  # fmt: skip
+    examples = {name for name in files if name.startswith("example_")}
+    assert files - examples == {"config.yaml", "log.jsonl", "results.json", "table.md", "report.html", "result.json",
+                                "model.safetensors", "predictions.safetensors", "pictures.png"}  # fmt: skip
 
 
 def test_pictures_grow_by_one_column_per_task(runs):
     for task in range(3):
         picture = np.array(Image.open(runs("finetune") / f"task_{task}" / "pictures.png"))
         height, width, channels = picture.shape
-        assert channels == 3 and width == CROP * (3 + task)
-        legend = -(-(CLASSES + 1) // (max(1, width // 150)))  # lines, each as high as the caption above
-        rows, rest = divmod(height - 18 * (1 + legend), CROP)
-        assert 3 <= rows <= 8 and rest == 0
-        truth = picture[18 : 18 + rows * CROP, CROP : 2 * CROP].reshape(-1, 3)
-        colours = {tuple(colour) for colour in np.unique(truth, axis=0).tolist()}
-        assert colours <= {tuple(voc_palette()[k].tolist()) for k in (0, 1, 2, 3, VOID)} and len(colours) == 5
+        assert channels == 3 and width == SIDE * (3 + task)
+        rows, rest = divmod(height, SIDE)
+        assert 3 <= rows <= 8 and 0 < rest < 100, "a line of titles above, a legend below"
+        truth = {tuple(colour) for colour in picture[:, SIDE : 2 * SIDE].reshape(-1, 3).tolist()}
+        assert {tuple(vivid_palette()[k].tolist()) for k in (1, 2, 3)} <= truth, "contours"
+
+
+def test_examples_say_what_they_show(runs):
+    task = read_results(runs("plop"))["tasks"][-1]
+    assert [picture["why"] for picture in task["pictures"]][:3] == ["best", "median", "worst"]
+    scores = [picture["iou"] for picture in task["pictures"][:3]]
+    assert scores == sorted(scores, reverse=True)
+    for picture in task["pictures"]:
+        with Image.open(runs("plop") / "task_2" / picture["file"]) as image:
+            assert image.width == 3 * SIDE and image.height > SIDE + picture["head"]
 
 
 def printed_groups(text: str) -> dict[str, str]:
@@ -191,7 +202,7 @@ def test_predict_writes_raw_class_ids(runs, data, tmp_path):
     Image.open(data / IMAGES / "test_000.jpg").resize((131, 77)).convert("L").save(big)
     images = [data / IMAGES / "test_001.jpg", big]
     outcome = css("predict", run, *images, "--out", tmp_path / "out")
-    assert outcome.code == 0 and "2 masks" in outcome.out
+    assert outcome.code == 0 and "2 of 2 done: mask, overlay" in outcome.out
     for image in images:
         size = Image.open(image).size
         mask = Image.open(tmp_path / "out" / f"{image.stem}_mask.png")

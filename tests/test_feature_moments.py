@@ -1,5 +1,7 @@
 """What is kept of features: counts, means, covariances, drawing from them, and carrying them to another space."""
 
+import math
+
 import pytest
 import torch
 
@@ -105,3 +107,28 @@ def test_moved_moments_are_those_of_moved_features():
     torch.testing.assert_close(found.sums, expected.sums)
     with pytest.raises(AssertionError):  # a map from the wrong side
         torch.testing.assert_close(moments_of(x, answers).moved(drift.T).sums, expected.sums)
+
+
+@pytest.mark.parametrize("width", [1, 2, 7])
+def test_packed_moments_are_half_as_many_and_the_same(width):
+    x, answers = features(width=width)
+    found = moments_of(x, answers)
+    packed = found.packed()
+    assert packed.shape == (3, (width + 1) * (width + 2) / 2) and packed.dtype == torch.float32
+    torch.testing.assert_close(FeatureMoments.unpacked(packed).sums, found.sums, rtol=1e-6, atol=0)
+
+
+def test_moments_of_nothing_are_packed():
+    assert FeatureMoments.unpacked(FeatureMoments().packed()).sums.shape == (0, 0, 0)
+
+
+def test_512_numbers_of_150_classes_are_below_100_megabytes():
+    of_one_class = FeatureMoments(torch.zeros(1, 513, 513)).packed()
+    assert of_one_class.nbytes < 0.6e6 and 151 * of_one_class.nbytes < 100e6
+
+
+def test_features_without_a_lowest_value_are_not_cut():
+    x = torch.randn(1000, 4)
+    drawn = moments_of(x, torch.zeros(1000).long(), 1).gaussians(lowest=-math.inf).sample(500)
+    assert (drawn < 0).any()
+    torch.testing.assert_close(drawn.mean(0), x.mean(0), atol=0.2, rtol=0)

@@ -322,7 +322,7 @@ def test_images_without_masks_are_left_out(tmp_path):
     assert "1 images of images have no mask" in remarks[0]
     source = Folder(tmp_path)
     assert len(source.presence("train")) + len(source.presence("test")) == 6
-    assert "1 images of train have no mask" in report(check(tmp_path))
+    assert "1 images in images have no mask" in report(check(tmp_path))
 
 
 # what check finds ----------------------------------------------------------------------------------------------------
@@ -396,6 +396,17 @@ def test_contact_sheet_has_a_cell_for_every_class_that_occurs(tmp_path):
     write_sheet(check(ready(tmp_path, names=["Größe", "日本", "scarf", "unused"])), tmp_path / "classes.png")
     with Image.open(tmp_path / "classes.png") as sheet:
         assert sheet.size == (3 * 180, 216) and len(sheet.getcolors(100000)) > 50
+
+
+def test_contact_sheet_of_masks_in_colours(tmp_path):
+    colours = {"hat": [255, 0, 0], "bag": [0, 255, 0], "scarf": [0, 0, 255], "void": [9, 9, 9]}
+    of_value = {0: [0, 0, 0], 255: colours["void"], **dict(enumerate(list(colours.values())[:3], 1))}
+    write_sheet(check(ready(tmp_path, colours=colours)), tmp_path / "values.png")
+    for path in (tmp_path / "masks").iterdir():
+        values = np.array(Image.open(path))
+        Image.fromarray(np.array([[of_value[v] for v in row] for row in values.tolist()], np.uint8)).save(path)
+    write_sheet(check(tmp_path), tmp_path / "colours.png")
+    assert (tmp_path / "values.png").read_bytes() == (tmp_path / "colours.png").read_bytes()
 
 
 # bad input -----------------------------------------------------------------------------------------------------------

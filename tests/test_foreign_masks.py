@@ -150,6 +150,17 @@ def test_grey_ids_in_three_channels_are_no_colours(tmp_path):
     assert "#010101" in refusal(tmp_path / "mask.png")
 
 
+def test_colours_that_were_turned_into_grey_are_recognised(tmp_path):
+    Image.new("RGB", (4, 3)).save(tmp_path / "image.png")
+    Image.fromarray(voc_palette()[IDS]).convert("L").save(tmp_path / "mask.png")
+    items = [(tmp_path / "image.png", tmp_path / "mask.png")]
+    with pytest.raises(InputError, match=r"38, 75, 113, which are the grey values of class colours; save it as RGB"):
+        scan(items, VALUES, 1, tmp_path / "cache", VOC)
+    Image.fromarray(IDS + 36).save(tmp_path / "mask.png")
+    with pytest.raises(InputError, match="36, 37, 38, 39, which are no class ids"):
+        scan(items, VALUES, 1, tmp_path / "cache", VOC)
+
+
 def test_a_data_set_has_colours_of_its_own(tmp_path):
     own = ColourTable({0: (255, 255, 255), 7: (10, 20, 30), 9: (255, 0, 0)}, {0: "background", 7: "leaf", 9: "stem"})
     values = np.array([[0, 7], [9, 7]], np.uint8)

@@ -185,6 +185,23 @@ def test_cvat_masks_by_label_map(tmp_path, oracle):
         np.testing.assert_array_equal(maps[f"frame {number}"], expected)
 
 
+def test_images_may_lie_elsewhere(tmp_path, oracle):
+    """Most exports of CVAT have no images, and the paths in labelme's files are those of another machine."""
+    folder = write_cvat(tmp_path / "cvat", oracle)
+    (folder / "JPEGImages").rename(tmp_path / "photos")
+    maps = maps_of(read_any([folder], [tmp_path / "photos"])["train"])
+    np.testing.assert_array_equal(maps["frame 2"], oracle["cvat_maps"][2])
+    with pytest.raises(InputError, match="no images of the same names beside them: name their folder with --images"):
+        read_any([folder], [])
+    with pytest.raises(InputError, match=r"no image in .* is named like a mask"):
+        read_any([folder], [folder])
+    (write_labelme(tmp_path / "labelme", oracle) / "photos").rename(tmp_path / "elsewhere")
+    annotated = read_any([tmp_path / "labelme"], [tmp_path / "elsewhere"])["train"]
+    np.testing.assert_array_equal(maps_of(annotated)["5"], oracle["labelme_maps"][5])
+    convert({"train": annotated}, tmp_path / "out")
+    assert len(Folder(tmp_path / "out").presence("train")) + len(Folder(tmp_path / "out").presence("test")) == 24
+
+
 def test_palette_in_another_order_is_read_by_colour(tmp_path, oracle):
     folder = write_cvat(tmp_path, oracle)
     for path in (folder / "SegmentationClass").iterdir():

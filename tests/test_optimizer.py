@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from css.config.settings import TrainConfig
+from css.config.settings import Rates, RunConfig, TrainConfig
+from css.model.batchnorm import hold
 from css.system.tensors import load_tensors, save_tensors
 from css.training.checkpoint import optimizer_tensors, restore_optimizer
 from css.training.optimizer import make_optimizer
@@ -168,3 +169,58 @@ def test_dimensions_of_size_one_have_no_layout():
     before = model.weight.detach().clone()
     optimizer.step()
     torch.testing.assert_close(model.weight, (before - 0.1 * 1.9 * (1 + 1e-4 * before)).detach())
+
+
+class Parts(nn.Module):
+    """The names of a Segmenter's parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+        self.decoder = nn.Conv2d(4, 4, 1)
+        self.classifiers = nn.ModuleList(nn.Conv2d(4, 1, 1) for _ in range(12))
+        self.head = nn.Conv2d(4, 1, 1)
+
+
+def rates_of(optimizer, model):
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {names[id(p)]: group["initial_lr"] for group in optimizer.param_groups for p in group["params"]}
+
+
+def test_rates_of_parts():
+    """The longest beginning of a name counts, and classifier 1 is not classifier 11."""
+    model, factors = Parts(), Rates(encoder=0.1, decoder=0.5, old_classifiers=0.0, new_classifier=10.0)
+    found = rates_of(make_optimizer(TrainConfig(), model, 0.01, factors.by_prefix(1)), model)
+    assert len(found) == len(list(model.parameters()))
+    for name, rate in found.items():
+        wanted = {"encoder": 0.001, "decoder": 0.005, "classifiers": 0.0, "head": 0.01}[name.partition(".")[0]]
+        assert rate == pytest.approx(0.1 if name.startswith("classifiers.1.") else wanted)
+
+
+def test_rates_multiply_those_of_their_own():
+    train = TrainConfig(classifier_lr=0.2, batch_norm_lr=0.3)
+    model = Parts()
+    found = rates_of(make_optimizer(train, model, 0.01, {"encoder.": 0.1, "classifiers.": 10}), model)
+    assert found["encoder.1.weight"] == pytest.approx(0.03) and found["encoder.0.weight"] == pytest.approx(0.001)
+    assert found["classifiers.3.bias"] == pytest.approx(2.0) and found["decoder.bias"] == 0.01
+
+
+def test_a_part_without_a_rate_stays():
+    model = net()
+    before = [p.detach().clone() for p in model.parameters()]
+    step(model, make_optimizer(TrainConfig(weight_decay=0.1), model, 0.1, {"0.": 0.0}))
+    moved = [not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True)]
+    assert moved == [False, False, True, True, True, True]
+
+
+def test_frozen_batch_norm_is_no_parameter_of_the_optimiser():
+    model = Parts()
+    with hold(model, "freeze"):
+        found = rates_of(make_optimizer(TrainConfig(), model, 0.01), model)
+    assert not [name for name in found if name.startswith("encoder.1.")] and "encoder.0.weight" in found
+
+
+def test_only_later_tasks_have_rates_of_their_own():
+    config = RunConfig("voc", "15-1", train=TrainConfig(later_rates=Rates(encoder=0.1)))
+    assert config.rates(0) == {}
+    assert config.rates(3) == {"encoder.": 0.1, "decoder.": 1.0, "classifiers.": 1.0, "classifiers.3.": 1.0}

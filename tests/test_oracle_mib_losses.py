@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from css.model.output import Output
-from plop_baseline.mib import Mib, unbiased_cross_entropy, unbiased_distillation
+from plop_baseline.mib import Mib, MibOptions, unbiased_cross_entropy, unbiased_distillation
 
 ARCHIVE = np.load(Path(__file__).parent / "oracles" / "mib_losses.npz", allow_pickle=False)
 CASES = pytest.mark.parametrize("case", range(int(ARCHIVE["n_cases"])))
@@ -91,8 +91,8 @@ def test_preset(case):
     logits, old = student(case), array(case, "logits_old")
     answer, old_answer = (Output(x, x, ()) for x in (logits, old))
     task = SimpleNamespace(old_classes=range(number(case, "nb_old_classes")))
-    terms = Mib().losses(task, lambda _: answer, lambda _: old_answer, None, array(case, "targets"))
-    assert Mib().options.kd_weight == number(case, "preset_kd_weight")
+    mib = Mib(MibOptions(number(case, "preset_kd_weight"), number(case, "alpha")))
+    terms = mib.losses(task, lambda _: answer, lambda _: old_answer, None, array(case, "targets"))
     for name, term in terms.items():
         assert term.item() == pytest.approx(number(case, f"preset_{name}_term"), rel=1e-5)
     gradient, expected = gradient_of(sum(terms.values()), logits), array(case, "preset_grad")

@@ -12,7 +12,7 @@ from small_voc import SETTING, css, few_classes, plain_machine, read_results
 from tasks.datasets.shapes import render
 from tasks.datasets.voc import CLASS_NAMES, voc_palette
 from tasks.folder import Folder
-from tasks.palette import distinct_palette
+from tasks.palette import distinct_palette, vivid_palette
 
 NAMES = ["große Tür", "Wand", "bag (old)"]
 OPTIONS = [*SETTING[SETTING.index("--model.encoder") :], "--method", "finetune"]
@@ -64,14 +64,15 @@ def test_run_has_the_users_names_and_colours(run):
     assert not set(CLASS_NAMES[1:]) & set(NAMES)
     assert css("report", run).out.splitlines()[0] == "meine Daten 2-1 overlap, finetune, seed 0: mIoU in %"
     colours = {tuple(c) for c in np.array(Image.open(next(run.rglob("pictures.png")))).reshape(-1, 3).tolist()}
-    assert {tuple(c) for c in distinct_palette()[1:4].tolist()} <= colours
-    assert not {tuple(c) for c in voc_palette()[1:4].tolist()} & colours
+    assert {tuple(c) for c in vivid_palette()[1:4].tolist()} <= colours  # what stands out from photographs
+    assert not {tuple(c) for c in voc_palette()[1:].tolist()} & {tuple(c) for c in vivid_palette()[1:4].tolist()}
 
 
 def test_predicted_masks_have_its_colours(run, folder, tmp_path):
     assert css("predict", run, folder / "images" / "000.jpg", "--out", tmp_path).code == 0
     with Image.open(tmp_path / "000_mask.png") as mask:
         assert mask.getpalette()[: 3 * 4] == distinct_palette()[:4].ravel().tolist()
+        assert mask.getpalette()[3 : 3 * 4] != voc_palette()[1:4].ravel().tolist()
         assert set(np.unique(np.array(mask)).tolist()) <= {0, 1, 2, 3}
 
 

@@ -27,7 +27,12 @@ def test_table2_has_the_published_weight_of_mib():
     cells = make_cells(read_recipe(path), path, Path("runs"))
     weights = {(c.config.protocol, c.config.options.kd_weight) for c in cells if c.label == "mib"}
     assert weights == {("19-1", 10), ("15-5", 10), ("15-1", 100)}
-    assert len(cells) == 3 * 3 * 12
+    rivals = {label for (protocol, label) in {c.line for c in cells} if protocol == "15-1"} - {
+        label for (protocol, label) in {c.line for c in cells} if protocol == "19-1"
+    }
+    assert rivals == {"lgkd", "plop+ewf", "plop+ewf+align", "ssul", "analytic", "dkd", "dkd+align", "barm", "star",
+                      "star+align"}  # fmt: skip
+    assert len(cells) == 3 * 3 * 12 + 3 * len(rivals)
 
 
 def test_a_cell(tmp_path):

@@ -89,13 +89,13 @@ def exit_code_of_life(arguments: list[str], cache: Path, function: str, calls: i
 
 
 def numbers(run: Path) -> dict:
-    """What results.json says, without time, memory and the folder's own name."""
+    """What results.json says, without time, memory, the folder's own name, and the commit of the working tree."""
     results = read_results(run)
     for task in results["tasks"]:
         del task["seconds"], task["peak_memory_mb"]
         for epoch in task["history"]:
             del epoch["seconds"]
-    del results["config"]["name"], results["config"]["runs"]
+    del results["config"]["name"], results["config"]["runs"], results["versions"]["continual-segmentation"]
     return results
 
 

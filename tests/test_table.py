@@ -133,7 +133,8 @@ def test_the_same_files_without_checkpoints_and_data(tmp_path):
     assert table(recipe, tmp_path).code == 0
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
     pictures = ["curves-1-1.png", "forgetting-1-1.png"]
-    assert names == [*pictures, "table-classes.md", "table-tasks.md", "table.csv", "table.md", "table.tex"]
+    pages = [*pictures, "report.html"]
+    assert names == [*pages, "table-classes.md", "table-tasks.md", "table.csv", "table.md", "table.tex"]
     first = {name: (folder / name).read_bytes() for name in names}
     for cell in cells.values():
         shutil.rmtree(cell.config.folder / "task_0")
@@ -197,6 +198,21 @@ def test_rows_that_only_a_paper_has(tmp_path):
     write_run(cells["voc-1-1-overlap-plop-s1"], SMALL, small_ious([0.5] * 4))
     lines = rows(table(recipe, tmp_path).out)
     assert len(lines) == 4 and lines[3][1:4] == ["plop+s2mf", "-", "-"] and lines[3][-1] == "1.00 / 2.00 / 3.00"
+
+
+def test_a_paper_that_gives_a_part(tmp_path):
+    recipe, cells = small(tmp_path, published={"us": {"rows": {"plop": {"1-1": [None, None, 67.6]}}}})
+    write_run(cells["voc-1-1-overlap-plop-s1"], SMALL, small_ious([0.5] * 4))
+    assert rows(table(recipe, tmp_path).out)[2][-1] == "- / - / 67.60"
+    assert (tmp_path / "runs/small/table.csv").read_text().splitlines()[1].endswith(",,,67.60")
+
+
+def test_methods_with_settings_of_their_own(tmp_path):
+    recipe, cells = small(tmp_path, methods=["plop", "star"])
+    write_run(cells["voc-1-1-overlap-plop-s1"], SMALL, small_ious([0.5] * 4))
+    text = table(recipe, tmp_path).out
+    assert "star: later_batch_norm is 'freeze' here and 'train' there; later_rates.encoder is 0.1 here and 1.0" in text
+    assert "plop: later" not in text
 
 
 @pytest.mark.parametrize(
@@ -290,7 +306,7 @@ def test_a_damaged_run_is_named_and_the_others_are_shown(damage, tmp_path):
 
 
 def test_foreign_linked_and_missing_results_hide_no_run(tmp_path):
-    _, cells = small(tmp_path, seeds=[1, 2])
+    cells = small(tmp_path, seeds=[1, 2])[1]
     for cell in cells.values():
         write_run(cell, SMALL, small_ious([0.5] * 4))
     runs = next(iter(cells.values())).config.folder.parent
@@ -305,7 +321,7 @@ def test_foreign_linked_and_missing_results_hide_no_run(tmp_path):
         outcome = css("report", top)
         assert outcome.code == 1 and "Traceback" not in outcome.err
         assert outcome.out.count("seed 1") == outcome.out.count("seed 2") == 1
-        lines = outcome.err.splitlines()
+        lines = [line for line in outcome.err.splitlines() if not line.startswith("Report: ")]
         assert len(lines) == 3 and all(line.startswith("css: ") for line in lines)
         assert all(name in outcome.err for name in ("dangling", "folder", "foreign"))
     only = css("report", runs / "foreign", runs / "folder")

@@ -91,7 +91,7 @@ def landscape(models: Models, batches: Batches) -> dict[str, Any]:
         edge = MARGIN * (max(values) - min(values))
         axes.append(torch.linspace(min(values) - edge, max(values) + edge, POINTS).tolist())
     losses: dict[str, list[list[float | None]]] = {"old": [], "new": []}
-    for y in tqdm(axes[1], desc="landscape", unit="row", leave=False):
+    for y in tqdm(axes[1], desc="landscape", unit="row", leave=False, disable=None):
         row = [measure(models, plane.at(x, y, models.fast), batches) for x in axes[0]]
         for group in losses:
             losses[group].append([point[f"{group}_loss"] for point in row])

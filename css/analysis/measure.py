@@ -82,11 +82,14 @@ def compare(models: Models, batches: Batches) -> dict[str, Any]:
     to that of the fast model on new ones (Fig. 4c and 6 of the paper).
     """
     states = {"old": models.old, "slow": models.slow, "fast": models.fast, "fused": models.fused}
-    scores = {name: measure(models, state, batches) for name, state in tqdm(states.items(), desc="models", leave=False)}
+    scores = {
+        name: measure(models, state, batches)
+        for name, state in tqdm(states.items(), desc="models", leave=False, disable=None)
+    }
     scores["old"] |= {"new_loss": None, "new": None, "all": None}  # it has no answer
     path: list[dict[str, Any]] = [
         {"alpha": alpha, **measure(models, linear(models.slow, models.fast, alpha, (models.new_classifier,)), batches)}
-        for alpha in tqdm(ALPHAS, desc="fast to slow", leave=False)
+        for alpha in tqdm(ALPHAS, desc="fast to slow", leave=False, disable=None)
     ]
     best = max(path, key=lambda point: point["all"])  # chosen on the test images: more than a method could do
     middle = path[len(path) // 2]

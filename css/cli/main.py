@@ -1,5 +1,6 @@
-"""The command line: css run | extend | table | evaluate | analyse | predict | report | data | ... | list."""
+"""The command line: css run | extend | table | evaluate | analyse | predict | export | report | data | ... | list."""
 
+import errno
 import importlib
 import os
 import sys
@@ -20,7 +21,8 @@ USAGE = """usage: css COMMAND ...
   table RECIPE [options]           all runs of a recipe, one table
   evaluate RUN [options]           test a saved task again
   analyse RUN... [options]         what Split2MetaFusion did: models, dreams, gates, loss landscape
-  predict RUN IMAGE... [options]   masks for your own images
+  predict MODEL INPUT... [options] masks for your own images, folders, videos
+  export RUN [options]             the model for onnxruntime, OpenVINO or torch.export
   report RUN...                    the tables of finished or unfinished runs
   data init|check|convert ...      your own images and masks: describe them, look at them, read other formats
   prepare DATASET [options]        download and build voc, cifar100 or tiny-imagenet
@@ -46,11 +48,15 @@ COMMANDS = {
     "evaluate": Command("css.cli.saved:evaluate", several=""),
     "analyse": Command("css.cli.saved:analyse"),
     "predict": Command("css.cli.predict:predict"),
+    "export": Command("css.cli.export:export"),
     "report": Command("css.cli.report:report"),
     "data": Command("css.cli.data:data_command", parses=True),
     "prepare": Command("css.cli.listing:prepare"),
     "list": Command("css.cli.listing:list_all"),
 }
+
+
+_OF_PATHS = {errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EROFS}  # no file can be there
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,18 +69,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(arguments)
     except InputError as error:
-        if int(os.environ.get("RANK", "0")):
-            time.sleep(3)  # the first process, if it met the same error, says so and ends this one meanwhile
-        print(f"css: {sentence(error)}", file=sys.stderr, flush=True)
-        if _in_group():
-            os._exit(2)  # leaving the group in order would make the others fail first, with a traceback
-        return 2
+        return _refused(error)
     except KeyboardInterrupt:
         return _interrupted()
     except BrokenPipeError:  # css ... | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its end
         return 1
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _OF_PATHS:
+            return _refused(InputError(f"{error.filename}: {error.strerror}; give another path."))
         if type(error).__name__ == "SignalException":  # of torchrun, which this process may not have imported
             return _interrupted()
         if isinstance(error, RuntimeError) and _in_group():
@@ -83,6 +86,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         if _in_group():
             sys.modules["torch"].distributed.destroy_process_group()
+
+
+def _refused(error: InputError) -> int:
+    if int(os.environ.get("RANK", "0")):
+        time.sleep(3)  # the first process, if it met the same error, says so and ends this one meanwhile
+    print(f"css: {sentence(error)}", file=sys.stderr, flush=True)
+    if _in_group():
+        os._exit(2)  # leaving the group in order would make the others fail first, with a traceback
+    return 2
 
 
 def _add_current_folder() -> None:
@@ -107,6 +119,8 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _call(name: str, command: Command, arguments: list[str]) -> int:
+    if os.environ.get("NO_COLOR"):  # see no-color.org; tyro asks for the terminal alone
+        os.environ["TERM"] = "dumb"
     module, _, attribute = command.function.partition(":")
     function = getattr(importlib.import_module(module), attribute)
     if command.parses:

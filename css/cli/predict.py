@@ -1,57 +1,59 @@
 """css predict."""
 
+import sys
 from pathlib import Path
+from typing import Literal
 
-import cv2
-import numpy as np
-import torch
 import tyro
-from tqdm import tqdm
 
-from css.kinds.choice import kind_of
-from css.report.results import read_results
-from css.run.saved import config_of, finished_task, load_model
-from css.system.pictures import write_png
-from css.system.processes import Processes
-from css.training.evaluate import predict as predict_channels
+from css.predict.inputs import find_items
+from css.predict.network import open_network, palette
+from css.predict.outputs import Outputs, Save
+from css.predict.run import predict_all
+from css.predict.view import View
 from tasks import InputError
-from tasks.palette import distinct_palette
-from tasks.reading import open_image
-from tasks.views import WholeImage
 
 
-def predict(run: tyro.conf.Positional[Path], images: tyro.conf.Positional[tuple[Path, ...]], /, task: int | None = None,
-            out: Path = Path("predictions")) -> None:  # fmt: skip
-    """Segments your own images: a palette mask (raw class ids) and an overlay for each.
+def predict(model: tyro.conf.Positional[Path], inputs: tyro.conf.Positional[tuple[str, ...]], /,
+            out: Path = Path("predictions"), task: int | None = None, size: int | Literal["full"] | None = None,
+            tile: int | None = None, overlap: int = 64, scales: tuple[float, ...] = (1.0,), flip: bool = False,
+            save: tuple[Save, ...] = ("mask", "overlay"), skip_existing: bool = False) -> int:  # fmt: skip
+    """Segments your own images and videos.
 
     Args:
-        run: Run folder.
-        images: Image files.
-        task: Which task's model; default: the last finished one.
-        out: Folder for IMAGE_mask.png and IMAGE_overlay.png.
+        model: Run folder, or a file made by css export.
+        inputs: Image files, videos, folders, globs in quotes, or the index of a camera.
+        out: Folder of what is written.
+        task: Which task's model of a run folder; default: the last finished one.
+        size: Short side in pixels that the network sees, or full; default: what it was trained with, full with --tile.
+        tile: For large images: side of tiles in pixels, which are segmented one by one.
+        overlap: Pixels that neighbouring tiles share; their answers are blended there.
+        scales: Average the answers over copies of these sizes.
+        flip: Average over mirrored copies, too.
+        save: mask (palette PNG), ids (grey PNG), overlay (photograph with contours and names), scores (npz, float16),
+            labelme (polygons of one image), coco (polygons of all, coco.json), csv (areas, summary.csv).
+        skip_existing: Leave out images whose files are all there (for coco and csv their masks are read).
     """
-    if not images:
-        raise InputError("css predict needs at least one image file after the run folder.")
-    if len({path.stem for path in images}) < len(images):
-        raise InputError("css predict: two images have the same name, and so would their masks; take one at a time.")
-    config = config_of(run)
-    kind_of(config.dataset).require_masks("css predict")
-    index, processes = finished_task(run, task), Processes.join()
-    model, palette = load_model(run, config, index, processes), _palette(run)
-    for path in tqdm(images, unit="image"):
-        pixels = np.array(open_image(path))
-        height, width = pixels.shape[:2]
-        padded, _ = WholeImage()(pixels, np.zeros((height, width), np.uint8))
-        channels = predict_channels(model, torch.from_numpy(padded).permute(2, 0, 1)[None], config, processes)
-        mask = np.array(model.classes, np.uint8)[channels[0, :height, :width].cpu().numpy()]
-        write_png(out / f"{path.stem}_overlay.png", cv2.addWeighted(pixels, 0.5, palette[mask], 0.5, 0))
-        write_png(out / f"{path.stem}_mask.png", mask, palette)
-    print(f"{len(images)} masks and overlays in {out}")
+    items = find_items(inputs)
+    _require_fit(save, tile, skip_existing)
+    network = open_network(model, task)
+    if size is None and not tile:
+        size = network.size
+    view = View(size if isinstance(size, int) else None, tile, overlap if tile else 0, scales, flip)
+    view.check()
+    outputs = Outputs(out, save, network.classes, network.names, palette(network.colours))
+    failures = predict_all(network, items, view, outputs, skip_existing)
+    print(f"{len(items) - len(failures)} of {len(items)} done: {', '.join(save)} in {out}")
+    for reason in failures.values():
+        print(f"css: {reason}", file=sys.stderr)
+    return 1 if failures else 0
 
 
-def _palette(run: Path) -> np.ndarray:
-    """Colours by raw class id, uint8 (256, 3): those of the run's data set."""
-    palette = distinct_palette().copy()
-    colours = read_results(run).get("colours", [])
-    palette[: len(colours)] = np.array(colours, np.uint8).reshape(-1, 3)
-    return palette
+def _require_fit(save: tuple[Save, ...], tile: int | None, skip: bool) -> None:
+    """Raises InputError for outputs that cannot be had together."""
+    if not save:
+        raise InputError("--save needs at least one of mask, ids, overlay, scores, labelme, coco, csv.")
+    if tile and "scores" in save:
+        raise InputError("--save scores cannot be had with --tile, which never holds those of a whole image.")
+    if skip and {"coco", "csv"} & set(save) and not {"mask", "ids"} & set(save):
+        raise InputError("--skip-existing reads the masks of finished images for coco and csv: add --save mask.")

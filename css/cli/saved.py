@@ -6,12 +6,14 @@ from typing import Literal
 
 import tyro
 
+from css.analysis.bounds import bounds_table, upper_bounds
 from css.analysis.draw import draw_increase
 from css.analysis.task import Analysis, analysis_table, require_classes, require_fused
 from css.kinds.choice import kind_of
 from css.report.choice import scores_of
 from css.report.results import read_results
 from css.run.saved import config_of, finished_task, load_model, open_run
+from css.system.files import write_json
 from css.system.processes import Processes
 from css.training.evaluate import evaluate as evaluate_task
 from tasks import InputError
@@ -41,8 +43,11 @@ def evaluate(run: tyro.conf.Positional[Path], /, task: int | None = None, data_r
 
 
 def analyse(runs: tyro.conf.Positional[tuple[Path, ...]], /, task: int | None = None, data_root: Path | None = None,
-            images: int = 200, recogniser: Path | None = None) -> None:  # fmt: skip
+            images: int = 200, recogniser: Path | None = None, bounds: bool = False) -> None:  # fmt: skip
     """What Split2MetaFusion did in a task: its models on real test images, dreams, gates, loss landscape (PNG, JSON).
+
+    With --bounds, of a finished run of any method: what classifiers reach on its network when they are trained on all
+    images with all labels, on the decoder's features and on hypercolumns.
 
     Args:
         runs: Run folders of BASE+s2mf; RUN/analysis/ is written in each, a comparison of all in that of the first.
@@ -50,9 +55,13 @@ def analyse(runs: tyro.conf.Positional[tuple[Path, ...]], /, task: int | None = 
         data_root: Folder of the data set, if it has moved.
         images: At most so many test images.
         recogniser: Run folder of an independent network, which is shown the dreams.
+        bounds: Upper bounds in place of all else.
     """
     if not runs or images < 1:
         raise InputError("css analyse needs a run folder, and --images must be at least 1.")
+    if bounds:
+        _bounds(runs, data_root)
+        return
     increases, processes, judge = {}, Processes.join(), None
     if recogniser:
         judge = load_model(recogniser, config_of(recogniser), finished_task(recogniser, None), processes)
@@ -69,3 +78,16 @@ def analyse(runs: tyro.conf.Positional[tuple[Path, ...]], /, task: int | None = 
         print(f"{run}, task {index}, at most {images} test images\n\n{analysis_table(found)}\n")
     draw_increase(runs[0] / "analysis" / "increase.png", increases)
     print(f"Pictures and numbers in {', '.join(str(run / 'analysis') for run in runs)}")
+
+
+def _bounds(runs: tuple[Path, ...], data_root: Path | None) -> None:
+    processes = Processes.join()
+    for run in runs:
+        index = finished_task(run, None)
+        config, stream = open_run(run, data_root)
+        kind_of(config.dataset).require_masks("css analyse --bounds")
+        if index < len(stream) - 1:
+            raise InputError(f"{run} is not finished: css analyse --bounds needs a network that knows all classes.")
+        found = upper_bounds(stream, load_model(run, config, index, processes), config, processes)
+        write_json(run / "analysis" / "bounds.json", found)
+        print(f"{run}, in %\n\n{bounds_table(found)}\n")

@@ -19,7 +19,7 @@ def table(recipe: tyro.conf.Positional[Path], /, data_root: Path | None = None, 
           epochs: int | None = None, jobs: int | None = None, cell: str | None = None) -> int:  # fmt: skip
     """Runs every cell of a recipe that is not finished, then writes one table: Markdown, CSV, LaTeX, pictures.
 
-    A cell that fails, or whose run folder is damaged, is named; the table shows the others, and the exit code is 1.
+    A cell that fails, or whose run folder is damaged, is named, and the table shows the others; the exit code is 1.
 
     Args:
         recipe: YAML file, see recipes/.

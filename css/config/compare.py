@@ -4,9 +4,9 @@ import dataclasses
 from typing import Any
 
 from css.config.files import FINGERPRINT
-from css.config.settings import LATER, PLACE, ModelConfig, RunConfig, TrainConfig
+from css.config.settings import LATER, PLACE, ModelConfig, Rates, RunConfig, TrainConfig
 
-_SECTIONS = {"": RunConfig, "model.": ModelConfig, "train.": TrainConfig}
+_SECTIONS = {"": RunConfig, "model.": ModelConfig, "train.": TrainConfig, "train.later_rates.": Rates}
 
 
 def _deciding(what: dict[str, str]) -> set[str]:
@@ -15,13 +15,17 @@ def _deciding(what: dict[str, str]) -> set[str]:
         f"{section}{field.name}"
         for section, settings in _SECTIONS.items()
         for field in dataclasses.fields(settings)
-        if field.metadata == what
+        if field.metadata.get("decides") == what["decides"]
     }
 
 
-# A run folder of an earlier version lacks what was added since; it was made with what is the default now.
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+# A run folder of an earlier version lacks what was added since; it was made with what is the default now, or `before`.
 _DEFAULTS = {
-    f"{section}{field.name}": list(field.default) if isinstance(field.default, tuple) else field.default
+    f"{section}{field.name}": field.metadata.get("before", _plain(field.default))
     for section, settings in _SECTIONS.items()
     for field in dataclasses.fields(settings)
     if field.default is not dataclasses.MISSING

@@ -19,12 +19,19 @@ METHODS = {
     "lwf-mc": "plop_baseline.lwf_mc:LwfMc",
     "ewc": "plop_baseline.ewc:Ewc",
     "frozen": "plop_baseline.frozen:Frozen",
+    "hypercolumn": "plop_baseline.hypercolumn:HypercolumnMethod",
     "mas": "plop_baseline.mas:Mas",
     "gem": "plop_baseline.gem:Gem",
     "a-gem": "plop_baseline.a_gem:AGem",
     "gd-wild": "plop_baseline.gd_wild:GdWild",
     "nsp": "plop_baseline.nsp:Nsp",
     "connector": "plop_baseline.connector:Connector",
+    "star": "plop_baseline.star:Star",
+    "dkd": "plop_baseline.dkd:Dkd",
+    "analytic": "plop_baseline.analytic:Analytic",
+    "lgkd": "plop_baseline.lgkd:Lgkd",
+    "barm": "plop_baseline.barm:Barm",
+    "ssul": "plop_baseline.ssul:Ssul",
 }
 
 # BASE+NAME goes around a base method
@@ -32,6 +39,8 @@ WRAPPERS = {
     "s2mf": "css.s2mf.algorithm:Split2MetaFusion",
     "align": "css.s2mf.aligned:Aligned",
     "replay": "plop_baseline.replay:Replay",
+    "ewf": "plop_baseline.ewf:Ewf",
+    "lgkd": "plop_baseline.lgkd:LabelGuided",
 }
 
 

@@ -8,6 +8,7 @@ import tyro
 
 OptionsT = TypeVar("OptionsT")
 BatchNormMode = Literal["train", "freeze", "freeze-stats"]
+ClassifierFeatures = Literal["auto", "decoder", "hypercolumn"]
 
 
 # What a setting decides, in the metadata of its field. `css.config.compare` reads it.
@@ -29,6 +30,30 @@ class ModelConfig:
     """Any encoder of segmentation-models-pytorch for output stride 16, or tu-NAME of timm (docs/encoders.md)."""
     encoder_weights: str = field(default="imagenet", metadata=EVERY)
     """none, imagenet (downloaded by smp) or the path of a file of the same architecture."""
+    classifier_features: ClassifierFeatures = field(default="auto", metadata={**LATER, "before": "decoder"})
+    """What the classifiers see from the end of the first task on: the decoder's features, or hypercolumns: the last
+    stages and the decoder on directions that are fitted then, and stay. auto is what the method is made for."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Factors of the learning rate in the tasks after the first."""
+
+    encoder: float = field(default=1.0, metadata=LATER)
+    """Factor of the learning rate of the encoder."""
+    decoder: float = field(default=1.0, metadata=LATER)
+    """That of the decoder."""
+    old_classifiers: float = field(default=1.0, metadata=LATER)
+    """That of the classifiers of earlier tasks."""
+    new_classifier: float = field(default=1.0, metadata=LATER)
+    """That of the classifier of the task."""
+
+    def by_prefix(self, task: int) -> dict[str, float]:
+        """By the beginning of the names of a Segmenter's parameters in this task; the longest one counts."""
+        return {
+            "encoder.": self.encoder, "decoder.": self.decoder, "classifiers.": self.old_classifiers,
+            f"classifiers.{task}.": self.new_classifier,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -70,6 +95,8 @@ class TrainConfig:
     later_batch_norm: BatchNormMode = field(default="train", metadata=LATER)
     """BatchNorm in the tasks after the first: trained (as published), normalising with running statistics that stay as
     they are (freeze-stats), or unchanged altogether (freeze)."""
+    later_rates: Rates = field(default_factory=Rates, metadata=LATER)
+    """Parts of the network that learn at another rate in the tasks after the first."""
     workers: int = field(default=2, metadata=PLACE)
     """Processes that decode images, per training process. Does not change results."""
 
@@ -106,6 +133,8 @@ class RunConfig(Generic[OptionsT]):
     """Folder of all run folders."""
     name: str | None = field(default=None, metadata=PLACE)
     """Name of the run folder; default: made from data set, protocol, setting, method and seed."""
+    track: str | None = field(default=None, metadata=PLACE)
+    """Send losses, scores and pictures to tensorboard or wandb, too."""
     task0: Path | None = field(default=None, metadata=PLACE)
     """Start from the finished first task of this run folder."""
     model: ModelConfig = field(default_factory=ModelConfig, metadata=EVERY)
@@ -131,6 +160,10 @@ class RunConfig(Generic[OptionsT]):
     def lr(self, task: int) -> float:
         """Learning rate at the start of a task, counted from 0."""
         return self.train.lr if task == 0 else self.train.later_lr
+
+    def rates(self, task: int) -> dict[str, float]:
+        """Factors of the learning rate in a task, by the beginning of the names of parameters."""
+        return self.train.later_rates.by_prefix(task) if task else {}
 
     def batch_norm(self, task: int) -> BatchNormMode:
         """How BatchNorm is trained in a task, counted from 0."""

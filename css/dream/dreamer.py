@@ -104,7 +104,9 @@ class Dreamer:
         with evaluating(self.model), BatchNormMatch(self.model, self.options.variance) as match:
             if not match.layers:
                 print(f"{what}: the network has no BatchNorm, so the dreams follow smoothness alone.", file=sys.stderr)
-            with tqdm(total=len(batches) * self.options.steps, desc=what, unit="step", leave=False) as bar:
+            with tqdm(
+                total=len(batches) * self.options.steps, desc=what, unit="step", leave=False, disable=None
+            ) as bar:
                 for index, wanted in enumerate(batches):
                     images, maps, log = self._batch(wanted, size, match, index, bar)
                     parts.append((images, maps))

@@ -198,7 +198,7 @@ class MetaFusion:
             yield self._new_loss(self._state(groups, _open(raw)), batch[1])
 
         batches = self._batches(*train)
-        for index in tqdm(range(options.steps + 1), desc="fusion", unit="step", leave=False):
+        for index in tqdm(range(options.steps + 1), desc="fusion", unit="step", leave=False, disable=None):
             entry: dict[str, float] = {}
             if index % every == 0 or index == options.steps:
                 with torch.no_grad():

@@ -1,18 +1,20 @@
 """The contract of a method."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from css.config.settings import NoOptions, RunConfig
+from css.config.settings import ClassifierFeatures, NoOptions, RunConfig
 from css.losses import cross_entropy
 from css.model.output import Output
 from css.model.segmenter import Segmenter
 from css.training.trainer import Losses, Trainer
 from tasks import Task
+
+FIRST_TASK = "cross-entropy"
 
 
 class Method:
@@ -25,8 +27,12 @@ class Method:
     Options: ClassVar[type] = NoOptions  # a frozen dataclass; its fields become --options.NAME
     # The default Options within a wrapper, by its name, if they are to differ there.
     options_within: ClassVar[Mapping[str, Any]] = {}
+    train_settings: ClassVar[Mapping[str, Any]] = {}  # defaults of --train, where the method has its own
     joint: ClassVar[bool] = False  # learn all classes in one single task
+    classifier_features: ClassifierFeatures = "decoder"  # what --model.classifier-features auto means: or "hypercolumn"
     segmentation_only: bool = False  # needs a background class, or logits that are no log-probabilities
+    linear: bool = True  # all classifiers are 1x1 convolutions of the features, which others may train once more
+    own_head: bool = False  # `grow` puts a module of the method's own into `model.head`
     summary: ClassVar[str] = ""  # one line for `css list`
 
     flag: str = "--options"  # what the options stand below on the command line: --options.base within a wrapper
@@ -39,6 +45,17 @@ class Method:
 
     def check_tasks(self, config: RunConfig, tasks: Iterable[Task]) -> None:
         """Raises InputError if the method cannot learn one of these tasks. Called before anything is written, too."""
+
+    def grow(self, model: Segmenter, new_classes: Sequence[int]) -> None:
+        """Adds what a task needs, before it is learnt or read from disk: at least the classifier of these raw ids."""
+        model.grow(new_classes)
+
+    def first_task(self) -> str:
+        """How the first task is learnt: runs that agree share it.
+
+        Where it is cross-entropy, that is without `model.head`, which every method learns for itself in `finish`.
+        """
+        return FIRST_TASK
 
     def learn_first(self, task: Task, model: Segmenter, trainer: Trainer) -> None:
         """Learns the first task: plain cross-entropy, so that all methods can start from one run's first task."""

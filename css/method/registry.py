@@ -41,6 +41,12 @@ def default_options(name: str) -> Any:
     return around.Options(base=default_options(base) if inner is None else inner)
 
 
+def train_settings(name: str) -> dict[str, Any]:
+    """What the base method of a name sets of --train by default. Raises InputError for an unknown name."""
+    base, wrapper = divided(name)
+    return dict(method_class(base).train_settings) if wrapper is None else train_settings(base)
+
+
 def options_type(name: str) -> Any:
     """The type of a method's options, its base's filled in: what the command line is made from."""
     base, wrapper = divided(name)

@@ -1,6 +1,6 @@
 """Methods around a base method: `BASE+NAME`. Options of the base method are `--options.base.NAME`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -29,12 +29,15 @@ class Wrapper(Method):
 
     suffix: ClassVar[str]  # as in BASE+suffix
     losses_alone: ClassVar[bool] = True  # the base must learn every task by its losses alone
+    needs_linear: ClassVar[bool] = False  # the classifiers of the base must be linear in the features
 
     def __init__(self, options: Any, base: Method) -> None:
         super().__init__(options)
         self.require_base(base)
         self.base = base
         self.segmentation_only = type(self).segmentation_only or base.segmentation_only
+        self.linear, self.own_head = base.linear, base.own_head
+        self.classifier_features = base.classifier_features
 
     def require_base(self, base: Method) -> None:
         """Raises InputError for a base that this wrapper cannot go around."""
@@ -49,6 +52,12 @@ class Wrapper(Method):
                 f"plop+{self.suffix}, mib+{self.suffix} or finetune+{self.suffix}."
             )
 
+        if self.needs_linear and not base.linear:
+            raise InputError(
+                f"+{self.suffix} trains classifiers that are linear in the features; its base method has a head of its "
+                "own. Leave the wrapper out."
+            )
+
     def check(self, config: RunConfig) -> None:
         """As the base."""
         self.base.check(config)
@@ -56,6 +65,14 @@ class Wrapper(Method):
     def check_tasks(self, config: RunConfig, tasks: Iterable[Task]) -> None:
         """As the base."""
         self.base.check_tasks(config, tasks)
+
+    def grow(self, model: Segmenter, new_classes: Sequence[int]) -> None:
+        """As the base."""
+        self.base.grow(model, new_classes)
+
+    def first_task(self) -> str:
+        """As the base."""
+        return self.base.first_task()
 
     def learn_first(self, task: Task, model: Segmenter, trainer: Trainer) -> None:
         """As the base."""

@@ -80,7 +80,7 @@ def _from_file(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _inner(state: Any) -> Any:
-    """The network in the checkpoint of a training program, which keeps more beside it; or all there is."""
+    """The network in the checkpoint of a training program, with optimiser and epoch beside it; or all there is."""
     entries = [state[key] for key in _ENTRIES if isinstance(state.get(key), dict)] if isinstance(state, dict) else []
     return entries[0] if entries else state
 

@@ -9,7 +9,7 @@ class Output(NamedTuple):
     """Of a batch of B images: logits at low resolution, and what they were made from."""
 
     logits: torch.Tensor  # (B, seen classes, h, w), low resolution
-    features: torch.Tensor  # (B, 256, h, w), what the classifiers see
+    features: torch.Tensor  # (B, D, h, w), what the classifiers see
     taps: tuple[torch.Tensor, ...]  # one map per encoder stage; for ResNets the pre-activation sum of its last block
 
 

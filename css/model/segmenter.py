@@ -2,9 +2,9 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
@@ -15,9 +15,24 @@ from torch import nn
 from css.model.dilation import skip_taps_in_padding
 from css.model.encoder_weights import load_encoder_weights, pixel_statistics
 from css.model.encoders import build_encoder
+from css.model.hypercolumn import Hypercolumn
 from css.model.output import Output
 
 FEATURES = 256  # channels of the DeepLabV3 decoder
+
+
+class SharedFeatures(nn.Module):
+    """How the maps of the encoder become features and logits: every classifier sees what the decoder makes of them.
+
+    A method with a head of its own puts a module with the same `forward` in its place (`Method.grow`).
+    """
+
+    def forward(
+        self, decoder: nn.Module, classifiers: nn.ModuleList, stages: Sequence[torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features (B, 256, h, w) and logits (B, seen classes, h, w) of the encoder's maps."""
+        features = decoder(stages)
+        return features, torch.cat([classify(features) for classify in classifiers], dim=1)
 
 
 class Segmenter(nn.Module):
@@ -39,7 +54,9 @@ class Segmenter(nn.Module):
         )  # fmt: skip
         initialize_decoder(self.decoder)  # smp's own DeepLabV3 leaves PyTorch's default here
         skip_taps_in_padding(self.decoder)
+        self.hypercolumn: Hypercolumn | None = None  # else what the classifiers see, in place of the decoder's features
         self.classifiers = nn.ModuleList()
+        self.head: nn.Module = SharedFeatures()
         self.classes: list[int] = []  # raw class id of every output channel
         if str(encoder_weights) != "none":
             load_encoder_weights(self.encoder, encoder, encoder_weights)
@@ -49,11 +66,32 @@ class Segmenter(nn.Module):
         self._tapped = _remember_last_activations(self.encoder) if isinstance(self.encoder, ResNetEncoder) else []
 
     def forward(self, images: torch.Tensor) -> Output:
-        """Output of (B, 3, H, W): logits (B, C, h, w) and features (B, 256, h, w) at a sixteenth of the size."""
+        """Output of (B, 3, H, W): logits (B, C, h, w) and features (B, D, h, w) at a sixteenth of the size."""
         stages = self.encoder(images)[-4:]
         taps = tuple(activation.__dict__.pop("last_input") for activation in self._tapped) or tuple(stages)
-        features = self.decoder(stages)
-        return Output(torch.cat([classify(features) for classify in self.classifiers], dim=1), features, taps)
+        if self.hypercolumn is None:
+            features, logits = self.head(self.decoder, self.classifiers, stages)
+            return Output(logits, features, taps)
+        features = self.hypercolumn([*stages[1:], self.decoder(stages)])
+        with torch.autocast(features.device.type, enabled=False):  # as exact as the features
+            return Output(torch.cat([classify(features) for classify in self.classifiers], dim=1), features, taps)
+
+    def column(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """The maps that a hypercolumn is made of: stages 2 to 4 and the decoder's, at strides 8, 16, 16, 16."""
+        stages = self.encoder(images)[-4:]
+        for activation in self._tapped:
+            activation.__dict__.pop("last_input")
+        return [*stages[1:], self.decoder(stages)]
+
+    @property
+    def column_widths(self) -> list[int]:
+        """Channels of what `column` returns."""
+        return [*cast("Sequence[int]", self.encoder.out_channels)[-3:], FEATURES]
+
+    @property
+    def lowest(self) -> float:
+        """The smallest value that a feature can have: the decoder's last layer is a ReLU."""
+        return 0.0 if self.hypercolumn is None else -math.inf
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 (B, 3, H, W) to what the encoder was trained on, channels last."""
@@ -84,6 +122,19 @@ class Segmenter(nn.Module):
                 classifier.bias.fill_(background.bias[0])
         self.classifiers.append(classifier.to(memory_format=torch.channels_last))
         self.classes += new_classes
+
+    def see(self, hypercolumn: Hypercolumn) -> None:
+        """From now on the classifiers see hypercolumns: new ones, which must still be set."""
+        self.hypercolumn = hypercolumn.to(self.pixel_mean.device)
+        sizes = [cast("nn.Conv2d", classifier).out_channels for classifier in self.classifiers]
+        self.classifiers = nn.ModuleList(nn.Conv2d(hypercolumn.width, size, 1) for size in sizes)
+        self.classifiers.to(self.pixel_mean.device).to(memory_format=torch.channels_last)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As of every network; one that sees the decoder's features sees hypercolumns if the state does."""
+        if self.hypercolumn is None and (hypercolumn := Hypercolumn.from_state(state_dict, "hypercolumn.")):
+            self.see(hypercolumn)
+        return super().load_state_dict(state_dict, strict, assign)
 
     def frozen(self) -> "Segmenter":
         """A copy that never changes, in evaluation mode: the teacher of the next task."""

@@ -24,25 +24,29 @@ def load_state(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
 
 def classifier_parameters(model: Segmenter) -> tuple[torch.Tensor, torch.Tensor]:
     """Weight (channels, D) and bias (channels,) of the classifiers of all tasks, as of one linear layer, on CPU."""
-    weight = torch.cat([classifier.weight for classifier in _classifiers(model)]).flatten(1)
-    bias = torch.cat([_bias(classifier) for classifier in _classifiers(model)])
+    weight = torch.cat([classifier.weight for classifier in linear_classifiers(model)]).flatten(1)
+    bias = torch.cat([bias_of(classifier) for classifier in linear_classifiers(model)])
     return weight.detach().cpu(), bias.detach().cpu()
 
 
 @torch.no_grad()
 def set_classifiers(model: Segmenter, weight: torch.Tensor, bias: torch.Tensor) -> None:
     """Gives the classifiers what `classifier_parameters` returns."""
-    sizes = [classifier.out_channels for classifier in _classifiers(model)]
-    for classifier, rows, offsets in zip(_classifiers(model), weight.split(sizes), bias.split(sizes), strict=True):
+    sizes = [classifier.out_channels for classifier in linear_classifiers(model)]
+    for classifier, rows, offsets in zip(
+        linear_classifiers(model), weight.split(sizes), bias.split(sizes), strict=True
+    ):
         classifier.weight.copy_(rows[:, :, None, None])
-        _bias(classifier).copy_(offsets)
+        bias_of(classifier).copy_(offsets)
 
 
-def _classifiers(model: Segmenter) -> list[nn.Conv2d]:
+def linear_classifiers(model: Segmenter) -> list[nn.Conv2d]:
+    """The classifiers of all tasks, where they are 1x1 convolutions."""
     return [cast("nn.Conv2d", classifier) for classifier in model.classifiers]
 
 
-def _bias(classifier: nn.Conv2d) -> Tensor:
+def bias_of(classifier: nn.Conv2d) -> Tensor:
+    """The bias, which a classifier always has."""
     assert classifier.bias is not None
     return classifier.bias
 

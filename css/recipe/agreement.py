@@ -9,6 +9,7 @@ from css.config.files import CONFIG_FILE, FINGERPRINT, as_dict, read_config
 from css.recipe.cells import Cell
 from css.report.choice import read_record
 from css.report.record import Record
+from css.run.checks import resolve
 from tasks import InputError
 
 
@@ -24,13 +25,15 @@ def _has_results(cell: Cell) -> bool:
 
 def unreadable(cells: Iterable[Cell]) -> dict[str, str]:
     """One sentence for every cell whose run folder is damaged or not ours, by name of the cell."""
-    found = {}
-    for cell in cells:
-        try:
-            _made_with(cell)
-        except InputError as error:
-            found[cell.name] = str(error)
-    return found
+    return {cell.name: complaint for cell in cells if (complaint := _complaint(cell))}
+
+
+def _complaint(cell: Cell) -> str:
+    try:
+        _made_with(cell)
+    except InputError as error:
+        return str(error)
+    return ""
 
 
 def require_agreement(cells: Iterable[Cell]) -> None:
@@ -75,7 +78,7 @@ def _precision(made_with: dict[str, Any]) -> Any:
 
 def _expected(cell: Cell, theirs: dict[str, Any]) -> dict[str, Any]:
     """The recipe's settings, with what the recipe leaves open as it was in the run."""
-    mine = as_dict(cell.config) | {FINGERPRINT: theirs.get(FINGERPRINT)}
+    mine = as_dict(resolve(cell.config)) | {FINGERPRINT: theirs.get(FINGERPRINT)}
     if cell.config.train.precision == "auto":
         mine["train"]["precision"] = _precision(theirs)
     return mine

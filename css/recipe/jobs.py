@@ -119,7 +119,7 @@ class Pool:
     def run(self) -> Failures:
         """Runs all cells; returns the ones that failed."""
         try:
-            with tqdm(total=len(self.waiting), unit="cell") as bar:
+            with tqdm(total=len(self.waiting), unit="cell", disable=None) as bar:
                 while self.waiting or self.running:
                     self._start_what_can()
                     time.sleep(_POLL)

@@ -38,7 +38,7 @@ class Row:
 class Published:
     """Numbers of a paper in %, by row and protocol: old, new and all, or ACC and BWT of image labels."""
 
-    rows: dict[str, dict[str, tuple[float, ...]]]
+    rows: dict[str, dict[str, tuple[float | None, ...]]]  # null: not given
     note: str = ""
 
 
@@ -84,7 +84,7 @@ def read_recipe(path: Path) -> Recipe:
     return recipe
 
 
-def _published(recipe: Recipe) -> Iterator[tuple[str, str, tuple[float, ...]]]:
+def _published(recipe: Recipe) -> Iterator[tuple[str, str, tuple[float | None, ...]]]:
     for source, published in recipe.published.items():
         for label, of_protocol in published.rows.items():
             yield from ((source, label, numbers) for numbers in of_protocol.values())

@@ -1,25 +1,29 @@
-"""Pictures of test images: image, ground truth, and the prediction of every task so far."""
+"""Pictures of test images for people: what every task so far sees in the same images, and where a task is wrong."""
 
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
 
 from css.config.settings import RunConfig
 from css.model.segmenter import Segmenter
+from css.report.examples import Example
+from css.report.overlay import CONFUSED, INVENTED, MISSED, draw_errors, draw_overlay, heading, legend
 from css.system.pictures import write_png
 from css.system.processes import Processes
 from css.system.tensors import load_tensors, save_tensors
 from css.training.evaluate import predict
 from tasks import Stream, Task
-from tasks.font import font
-from tasks.palette import palette_of
+from tasks.palette import vivid_palette
+from tasks.source import VOID
 from tasks.views import CentreCrop
 
 MOST = 8  # rows
-_CAPTION = 18  # pixels
+SIDE = 256  # pixels of one picture, whatever size the network saw
 
 
 def draw_task(home: Path, earlier: list[Path], stream: Stream, task: Task, model: Segmenter, config: RunConfig,
@@ -32,7 +36,7 @@ def draw_task(home: Path, earlier: list[Path], stream: Stream, task: Task, model
     pictured = chosen_images(stream)
     save_predictions(home / "predictions.safetensors", model, task, pictured, config, processes)
     files = [folder / "predictions.safetensors" for folder in (*earlier, home)]
-    draw_strip(home / "pictures.png", task, pictured, config, files)
+    draw_strip(home / "pictures.png", task, pictured, files)
 
 
 def chosen_images(stream: Stream) -> list[int]:
@@ -48,57 +52,72 @@ def chosen_images(stream: Stream) -> list[int]:
 def save_predictions(path: Path, model: Segmenter, task: Task, images: list[int], config: RunConfig,
                      processes: Processes) -> None:  # fmt: skip
     """Raw class ids predicted on centre crops of the chosen images, uint8 (images, H, W)."""
-    pixels, _ = _crops(task, images, config.train.crop)
-    channels = predict(model, pixels, config, processes).cpu().numpy()
-    raw = np.array(task.seen_classes, np.uint8)[channels]
+    raw = _predicted(model, task, images, config, processes)
     save_tensors(path, {"predictions": torch.from_numpy(raw)})
 
 
-def draw_strip(path: Path, task: Task, images: list[int], config: RunConfig, predictions: list[Path]) -> None:
+def draw_strip(path: Path, task: Task, images: list[int], predictions: list[Path]) -> None:
     """A PNG with one row per image: image, ground truth, prediction after task 0, 1, ... (from their files)."""
-    pixels, masks = _crops(task, images, config.train.crop)
-    palette = palette_of(task.source)
-    photos = pixels.permute(0, 2, 3, 1).contiguous().numpy()
-    for photo, image in zip(photos, images, strict=True):
-        _write(photo, task.source.image_id("test", image), (2, photo.shape[0] - 3))
-    columns = [("image", photos), ("ground truth", palette[masks])]
+    names = task.source.class_names
+    stream = [VOID, *itertools.chain(*task.groups)]  # other classes are background in it
+    shown = [(photo, mask * np.isin(mask, stream)) for photo, mask in (_crop(task, image, SIDE) for image in images)]
+    columns = [("image", [photo for photo, _ in shown])]
+    columns.append(("ground truth", [draw_overlay(*pair, names) for pair in shown]))
     for index, file in enumerate(predictions):
-        columns.append((f"after task {index}", palette[load_tensors(file)[0]["predictions"].numpy()]))
-    drawn = [np.concatenate([_caption(title, rows.shape[2]), *rows]) for title, rows in columns]
-    picture = np.concatenate([np.concatenate(drawn, 1), _legend(task, sum(part.shape[1] for part in drawn))])
-    write_png(path, picture)
+        masks = load_tensors(file)[0]["predictions"].numpy()
+        drawn = [draw_overlay(photo, _enlarged(mask), names) for (photo, _), mask in zip(shown, masks, strict=True)]
+        columns.append((f"after task {index}", drawn))
+    titles = np.concatenate([heading(title, SIDE) for title, _ in columns], 1)
+    picture = np.concatenate([np.concatenate(pictures) for _, pictures in columns], 1)
+    classes = [(names[c] + (" (new)" if c in task.new_classes and task.index else ""), vivid_palette()[c])
+               for c in sum(task.groups, []) if c]  # fmt: skip
+    write_png(path, np.concatenate([titles, picture, legend(classes, picture.shape[1])]))
 
 
-def _crops(task: Task, images: list[int], crop: int) -> tuple[torch.Tensor, np.ndarray]:
-    transform = CentreCrop(crop)
-    pairs = [transform(*task.source.load("test", image)) for image in images]
-    pixels = torch.from_numpy(np.stack([image for image, _ in pairs])).permute(0, 3, 1, 2).contiguous()
-    return pixels, np.stack([mask for _, mask in pairs])
+def draw_examples(home: Path, examples: Sequence[Example], task: Task, model: Segmenter, config: RunConfig,
+                  processes: Processes) -> list[dict[str, Any]]:  # fmt: skip
+    """One PNG for each example in the folder of a task: ground truth, prediction, errors, side by side.
+
+    Returns what a report has to know of each: `file`, `why`, `image`, `iou` and, of one class, `class_id`.
+    """
+    places = [int(task.test_indices[example.position]) for example in examples]
+    found = _predicted(model, task, places, config, processes) if places else ()
+    facts = []
+    for number, (example, image, mask) in enumerate(zip(examples, places, found, strict=True)):
+        photo, raw = _crop(task, image, SIDE)
+        truth, prediction = _known(task, raw), _enlarged(mask)
+        names = task.source.class_names
+        panels = [draw_overlay(photo, truth, names), draw_overlay(photo, prediction, names),
+                  draw_errors(photo, truth, prediction)]  # fmt: skip
+        titles = ["ground truth", "prediction", "errors"]
+        heads = np.concatenate([heading(title, SIDE) for title in titles], 1)
+        kinds = [("missed", MISSED), ("invented", INVENTED), ("taken for another class", CONFUSED)]
+        file = f"example_{number}_{example.why}.png"
+        write_png(home / file, np.concatenate([heads, np.concatenate(panels, 1), legend(kinds, 3 * SIDE)]))
+        facts.append({
+            "file": file, "image": task.source.image_id("test", image), "head": len(heads),
+            **example.facts(task.seen_classes),
+        })  # fmt: skip
+    return facts
 
 
-def _write(picture: np.ndarray, text: str, corner: tuple[int, int]) -> None:
-    """Small black letters with a white rim, in place; `corner` is their lower left one (x, y)."""
-    canvas = Image.fromarray(picture)
-    ImageDraw.Draw(canvas).text(corner, text, "black", font(10), anchor="ls", stroke_width=1, stroke_fill="white")
-    picture[:] = np.asarray(canvas)
+def _predicted(model: Segmenter, task: Task, images: list[int], config: RunConfig, processes: Processes) -> np.ndarray:
+    """Raw class ids on centre crops as large as those of training, uint8 (images, H, W)."""
+    crops = np.stack([_crop(task, image, config.train.crop)[0] for image in images])
+    pixels = torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous()
+    return np.array(task.seen_classes, np.uint8)[predict(model, pixels, config, processes).cpu().numpy()]
 
 
-def _caption(title: str, width: int) -> np.ndarray:
-    strip = np.full((_CAPTION, width, 3), 255, np.uint8)
-    _write(strip, title, (3, _CAPTION - 5))
-    return strip
+def _crop(task: Task, image: int, side: int) -> tuple[np.ndarray, np.ndarray]:
+    return CentreCrop(side)(*task.source.load("test", image))
 
 
-def _legend(task: Task, width: int) -> np.ndarray:
-    """Colour and name of every class of the stream, new ones of this task underlined."""
-    palette, names = palette_of(task.source), task.source.class_names
-    classes, cell = sum(task.groups, []), 150
-    per_row = max(1, width // cell)
-    legend = np.full((-(-len(classes) // per_row) * _CAPTION, width, 3), 255, np.uint8)
-    for place, label in enumerate(classes):
-        x, y = place % per_row * cell + 3, place // per_row * _CAPTION + 3
-        cv2.rectangle(legend, (x, y), (x + 12, y + 12), palette[label].tolist(), -1)
-        _write(legend, names[label], (x + 17, y + 11))
-        if label in task.new_classes and task.index:
-            cv2.line(legend, (x + 17, y + 14), (x + cell - 12, y + 14), (200, 0, 0), 1)
-    return legend
+def _enlarged(mask: np.ndarray) -> np.ndarray:
+    return cv2.resize(mask, (SIDE, SIDE), interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def _known(task: Task, mask: np.ndarray) -> np.ndarray:
+    """The truth as the task is tested with it: classes that are still to come are background or void."""
+    raw = np.full(256, VOID, np.uint8)
+    raw[: len(task.seen_classes)] = task.seen_classes
+    return raw[task.test_lut[mask]]

@@ -1,10 +1,12 @@
 """Everything that a user can get wrong in the settings, said before anything is written."""
 
 import dataclasses
+import math
 from typing import Any
 
 import torch
 
+from css.config.options import require_values
 from css.config.settings import RunConfig, TrainConfig
 from css.kinds.choice import kind_of
 from css.method.registry import make_method
@@ -31,6 +33,11 @@ def require_config(config: RunConfig[Any], world: int) -> None:
     _require_batch_norm(config.train)
     method = make_method(config.method, config.options)
     kind_of(config.dataset).check(config, method.segmentation_only)
+    if config.model.classifier_features == "hypercolumn" and method.own_head:
+        raise InputError(
+            f"--model.classifier-features hypercolumn does not fit --method {config.method}, which has a head of its "
+            "own on the decoder's maps; give auto or decoder."
+        )
     method.check(config)
     if method.joint and config.task0:
         raise InputError("--task0 cannot be used with joint training, which has a single task of all classes.")
@@ -52,6 +59,9 @@ def _require_ranges(train: TrainConfig) -> None:
     require(1, "later_epochs", "bn_group", optional=True)
     require(0, "lr", "later_lr", "momentum", "weight_decay")
     require(0, "classifier_lr", "batch_norm_lr", optional=True)
+    require_values(train.later_rates, "--train.later-rates", {
+        name: (0 <= value < math.inf, "of at least 0") for name, value in vars(train.later_rates).items()
+    })  # fmt: skip
     if not all(0 < point < 1 for point in train.halve_at or ()):
         raise InputError("--train.halve-at must hold shares of the epochs between 0 and 1, for example 0.5.")
     if train.crop < 32 or train.crop % 16:
@@ -88,15 +98,20 @@ def _require_batch_norm(train: TrainConfig) -> None:
 
 
 def resolve(config: RunConfig) -> RunConfig:
-    """Replaces "auto" by what this machine does, so that the saved configuration says what was run."""
-    if config.train.precision != "auto":
-        return config
-    bf16 = (
-        torch.cuda.is_bf16_supported(including_emulation=False)
-        if torch.cuda.is_available()
-        else torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    )
-    return dataclasses.replace(config, train=dataclasses.replace(config.train, precision="bf16" if bf16 else "fp32"))
+    """Replaces "auto" by what this machine and the method do, so that the saved configuration says what was run."""
+    model, train = config.model, config.train
+    if model.classifier_features == "auto":
+        wanted = make_method(config.method, config.options).classifier_features
+        model = dataclasses.replace(model, classifier_features=wanted)
+    if train.precision == "auto":
+        train = dataclasses.replace(train, precision="bf16" if _multiplies_bf16() else "fp32")
+    return dataclasses.replace(config, model=model, train=train)
+
+
+def _multiplies_bf16() -> bool:
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def checked_stream(config: RunConfig, world: int) -> Stream:

@@ -5,6 +5,9 @@ import torch
 from css.config.compare import differences
 from css.config.files import as_dict, read_config
 from css.config.settings import RunConfig
+from css.method.contract import FIRST_TASK, Method
+from css.method.registry import make_method
+from css.model.segmenter import Segmenter
 from css.run.folder import identity, task_folder
 from css.system.tensors import load_tensors
 from tasks import InputError, Task
@@ -24,6 +27,20 @@ def borrowed_first_task(config: RunConfig, task: Task) -> dict[str, torch.Tensor
     reasons = differences(as_dict(config), read_config(run), first_task_only=True)
     if facts.get("identity") != identity(task):
         reasons.append("its first task was learnt from other images or classes")
+    wanted, found = make_method(config.method, config.options).first_task(), facts.get("first_task", FIRST_TASK)
+    if wanted != found:
+        reasons.append(f"{config.method} here needs a first task learnt with {wanted}, and that one was with {found}")
+    if config.model.classifier_features == "decoder" and any(name.startswith("model.hypercolumn.") for name in tensors):
+        reasons.append("its classifiers see hypercolumns, add --model.classifier-features hypercolumn")
     if reasons:
         raise InputError(f"--task0 {run} does not fit this run: {'; '.join(reasons)}.")
     return tensors
+
+
+def with_own_head(tensors: dict[str, torch.Tensor], model: Segmenter, method: Method) -> dict[str, torch.Tensor]:
+    """A first task that all methods share, but for what a method puts into `model.head`; another one as it is."""
+    if method.first_task() != FIRST_TASK:
+        return tensors
+    shared = {name: value for name, value in tensors.items() if not name.startswith("model.head.")}
+    own = {f"model.{name}": value for name, value in model.state_dict().items() if name.startswith("head.")}
+    return shared | own

@@ -13,19 +13,23 @@ from css.kinds.choice import kind_of
 from css.method.contract import Method
 from css.method.registry import make_method
 from css.model.segmenter import Segmenter
+from css.page.run import write_run_page
 from css.report.choice import run_table, scores_of
 from css.report.results import read_results, read_task_result, write_results
 from css.report.scores import Scores
 from css.run.checks import checked_stream, resolve
 from css.run.facts import run_facts
-from css.run.first_task import borrowed_first_task
+from css.run.first_task import borrowed_first_task, with_own_head
 from css.run.folder import is_complete, load_task, open_folder, require_same_run, store, task_folder, work_folder
+from css.s2mf.hypercolumns import require_places, see_hypercolumns
 from css.system.files import write_text
 from css.system.log import Log
 from css.system.peak_memory import peak_mb, reset_peak
 from css.system.processes import Processes
+from css.system.track import Tracker, find_tracker
 from css.training.checkpoint import restore_model
 from css.training.evaluate import evaluate
+from css.training.image_counts import ImageCounts
 from css.training.trainer import Trainer
 from tasks import Stream, Task
 from tasks.palette import palette_of
@@ -44,9 +48,11 @@ def run(config: RunConfig, processes: Processes) -> dict[str, Any]:
     processes.first(lambda: require_same_run(config, stream))
     if is_complete(folder):
         return show(folder, processes)
+    tracker_type = find_tracker(config.track)
     model = build_model(config, stream, processes)  # refuses unfit weights, so before anything is written
+    require_places(config, learnt.task(0), model)
     processes.first(lambda: open_folder(config, stream))
-    log = Log(folder / "log.jsonl" if processes.is_main else None)
+    log, tracker = open_log(config, tracker_type, processes)
     source, names = stream.source, stream.source.class_names
     colours = palette_of(source)[: len(names)].tolist()
     facts = run_facts(as_dict(config), stream.groups, names, source.fingerprint(), colours)
@@ -54,7 +60,7 @@ def run(config: RunConfig, processes: Processes) -> dict[str, Any]:
     for task in learnt:
         teacher = model.frozen() if task.index else None
         torch.manual_seed(config.seed * 1000 + task.index)  # a restart grows the same classifier
-        model.grow(task.new_classes)
+        method.grow(model, task.new_classes)
         home = task_folder(folder, task.index)
         if not (home / "result.json").exists():
             log.truncate(results[-1]["log_bytes"] if results else 0)
@@ -65,16 +71,28 @@ def run(config: RunConfig, processes: Processes) -> dict[str, Any]:
         if processes.is_main:
             shutil.rmtree(work_folder(home), ignore_errors=True)
             write_results(folder, facts, scores.summary(results), results, complete=task.index == len(learnt) - 1)
+            tracker.task(results[-1], home)
             print(brief(results[-1], scores), flush=True)
     processes.wait()
-    return show(folder, processes)
+    shown = show(folder, processes)
+    tracker.end(run_table(shown))
+    return shown
+
+
+def open_log(config: RunConfig, tracker_type: type[Tracker], processes: Processes) -> tuple[Log, Tracker]:
+    """The log of a run and its tracker, which sees what is logged; in other processes than the first nothing is."""
+    if not processes.is_main:
+        return Log(None), Tracker(config.folder, {})
+    tracker = tracker_type(config.folder, as_dict(config))
+    return Log(config.folder / "log.jsonl", tracker.step), tracker
 
 
 def show(folder: Path, processes: Processes) -> dict[str, Any]:
-    """Prints the table of a finished run and writes it beside the results, which it returns."""
+    """Prints the table of a finished run and writes it and the report beside the results, which it returns."""
     results = read_results(folder)
     if processes.is_main:
         write_text(folder / "table.md", run_table(results))
+        write_run_page(folder)
         print(f"\n{run_table(results)}", flush=True)
     return results
 
@@ -93,13 +111,18 @@ def complete(
     config, processes, began = trainer.config, trainer.processes, time.perf_counter()
     reset_peak(processes.device)
     if task.index == 0 and config.task0:
-        restore_model(model, borrowed_first_task(config, task), config.task0)
+        shared = borrowed_first_task(config, task)
+        restore_model(model, with_own_head(shared, model, method), config.task0)
     elif teacher is None:
         method.learn_first(task, model, trainer)
     else:
         method.learn(task, model, teacher, trainer)
+    if config.model.classifier_features == "hypercolumn" and model.hypercolumn is None:
+        see_hypercolumns(task, model, trainer)
     method.finish(task, model, trainer)
-    result = scores_of(config.dataset).task_result(task, evaluate(model, task, config, processes), stream.groups) | {
+    single = ImageCounts(len(task.test_indices), len(task.seen_classes))
+    confusion = evaluate(model, task, config, processes, single)
+    result = scores_of(config.dataset).task_result(task, confusion, stream.groups) | {
         "history": trainer.history,
         "seconds": {
             **_seconds_by_stage(trainer),
@@ -109,7 +132,7 @@ def complete(
         "peak_memory_mb": peak_mb(processes.device),
         "log_bytes": trainer.log.position(),
     }
-    processes.first(lambda: store(stream, task, model, method, trainer, result))
+    processes.first(lambda: store(stream, task, model, method, trainer, result, single))
 
 
 def _seconds_by_stage(trainer: Trainer) -> dict[str, float]:

@@ -10,11 +10,13 @@ from css.config.settings import RunConfig
 from css.kinds.choice import kind_of
 from css.method.contract import Method
 from css.model.segmenter import Segmenter
-from css.report.pictures import draw_task
-from css.report.results import read_results
+from css.report.examples import channels_that_lost, choose_examples
+from css.report.pictures import draw_examples, draw_task
+from css.report.results import read_results, read_task_result
 from css.system.files import atomic, write_json
 from css.system.tensors import load_tensors, save_tensors
 from css.training.checkpoint import restore_model
+from css.training.image_counts import ImageCounts
 from css.training.trainer import Trainer
 from tasks import InputError, Stream, Task
 
@@ -44,17 +46,22 @@ def load_task(home: Path, model: Segmenter, method: Method | None = None) -> Non
         )
 
 
-def store(stream: Stream, task: Task, model: Segmenter, method: Method, trainer: Trainer, result: dict) -> None:
+def store(stream: Stream, task: Task, model: Segmenter, method: Method, trainer: Trainer, result: dict,
+          single: ImageCounts) -> None:  # fmt: skip
     """Writes the folder of a finished task, which appears only when everything in it is complete."""
     config, processes = trainer.config, trainer.processes
     with atomic(task_folder(config.folder, task.index)) as home:
         home.mkdir()
         tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
         tensors |= {f"method.{name}": value for name, value in method.tensors().items()}
-        save_tensors(home / "model.safetensors", tensors, {"identity": identity(task)})
+        facts = {"identity": identity(task), "first_task": method.first_task()}
+        save_tensors(home / "model.safetensors", tensors, facts)
         earlier = [task_folder(config.folder, index) for index in range(task.index)]
         if kind_of(config.dataset).has_layouts:
             draw_task(home, earlier, stream, task, model, config, processes)
+            history = [*(read_task_result(folder)["iou"] for folder in earlier), result["iou"]]
+            examples = choose_examples(single.iou().numpy(), single.missed().numpy(), channels_that_lost(history))
+            result["pictures"] = draw_examples(home, examples, task, model, config, processes)
         method.store(home, task, model)
         write_json(home / "result.json", result)
 

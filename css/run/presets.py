@@ -4,12 +4,12 @@ from typing import Any
 
 from css.config.files import FINGERPRINT, merge
 from css.config.settings import RunConfig
-from css.method.registry import default_options
+from css.method.registry import default_options, train_settings
 from tasks.datasets.registry import find_dataset, full_name
 
 
 def preset(dataset: str, method: str | None = None) -> RunConfig:
-    """The default configuration of a data set, with the options of a method. The protocol is left empty.
+    """The default configuration of a data set and a method, with the method's options. The protocol is left empty.
 
     Raises InputError for an unknown data set or method.
     """
@@ -17,6 +17,7 @@ def preset(dataset: str, method: str | None = None) -> RunConfig:
     settings = dict(find_dataset(dataset).settings)
     name = method or settings.get("method", RunConfig.method)
     config = RunConfig(dataset, "", options=default_options(name))
+    settings["train"] = {**settings.get("train", {}), **train_settings(name)}
     return merge(config, {**settings, "method": name}, f"data set {dataset}")
 
 

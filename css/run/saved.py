@@ -14,6 +14,7 @@ from css.run.folder import load_task, task_folder
 from css.run.presets import from_dict
 from css.run.stream import stream_of
 from css.system.processes import Processes
+from css.system.version import TOOLKIT
 from tasks import InputError, Stream
 from tasks.datasets import registry
 
@@ -34,7 +35,8 @@ def open_run(run: Path, data_root: Path | None) -> tuple[RunConfig, Stream]:
     stream = stream_of(config, results)
     if stream.source.fingerprint() != results["data_fingerprint"]:
         place = registry.place_of(config.dataset, config.data_root)
-        raise InputError(f"The data at {place} is not what {run} was made with.")
+        old = "" if TOOLKIT in results.get("versions", {}) else ", or version 0.1 made it, which read masks otherwise"
+        raise InputError(f"The data at {place} is not what {run} was made with{old}; `css report` shows its tables.")
     return config, stream.joint() if make_method(config.method, config.options).joint else stream
 
 
@@ -52,7 +54,8 @@ def load_model(run: Path, config: RunConfig, index: int, processes: Processes) -
     """The network of a run as it was at the end of task `index`."""
     model = kind_of(config.dataset).build(config, read_results(run)["protocol_groups"], pretrained=False)
     model = model.to(processes.device).to(memory_format=torch.channels_last)
+    method = make_method(config.method, config.options)
     for earlier in range(index + 1):
-        model.grow(read_task_result(task_folder(run, earlier))["new_classes"])
+        method.grow(model, read_task_result(task_folder(run, earlier))["new_classes"])
     load_task(task_folder(run, index), model)
     return model

@@ -64,6 +64,7 @@ class Split2MetaFusion(SlowModel):
     """Algorithm 1 of the paper. Both models are trained with the losses of the base method, and share its epochs."""
 
     suffix = "s2mf"
+    needs_linear = True
     Options = S2mfOptions
     summary = "old and new model fused channel by channel, on dreams (arXiv 2312.07082)"
 

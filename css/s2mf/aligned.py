@@ -9,6 +9,7 @@ from css.config.settings import NoOptions
 from css.method.contract import Method
 from css.method.wrapper import BaseT, Wrapper
 from css.model.segmenter import Segmenter
+from css.s2mf.algorithm import Split2MetaFusion
 from css.s2mf.alignment import Alignment
 from css.system.tensors import part, prefixed
 from css.training.trainer import Trainer
@@ -33,17 +34,18 @@ class Aligned(Wrapper):
     summary = "classifiers trained once more after every task, on features drawn for the old classes"
     segmentation_only = True
     losses_alone = False
+    needs_linear = True
 
     def __init__(self, options: Any, base: Method) -> None:
         super().__init__(options, base)
         self.alignment = Alignment()
 
     def require_base(self, base: Method) -> None:
-        """Raises InputError for a wrapper, too: Split2MetaFusion aligns by itself."""
+        """Raises InputError for what aligns already: Split2MetaFusion does by itself."""
         super().require_base(base)
-        if isinstance(base, Wrapper):
+        if isinstance(base, Aligned | Split2MetaFusion):
             raise InputError(
-                "+align goes around a base method, as in plop+align or frozen+align; BASE+s2mf aligns by itself."
+                "+align goes around a method that does not align, as in plop+align; BASE+s2mf aligns by itself."
             )
 
     def learn(self, task: Task, model: Segmenter, teacher: Segmenter, trainer: Trainer) -> None:

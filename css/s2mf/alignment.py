@@ -7,6 +7,7 @@ image labels). These are drawn in the space of the previous model, whose classif
 that of the new one by a linear map fitted on the images of the task.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from css.losses import at_places
 from css.model.segmenter import Segmenter
 from css.model.state import classifier_parameters, evaluating, set_classifiers
 from css.s2mf.moments import FeatureMoments, Gaussians, extend, fit_drift
@@ -22,7 +24,8 @@ from tasks import Task
 from tasks.source import BACKGROUND, VOID
 
 STEPS = 600
-BATCH = 2048  # features per step
+BATCH = 4096  # features per step
+POOL = 50_000  # features drawn for old classes
 LR = 0.01  # of Adam, falling to 0 linearly
 MOST = 200_000  # features of a task's images that are kept in memory, about
 
@@ -39,24 +42,30 @@ class Seen(NamedTuple):
 
 
 class Alignment:
-    """Aligns the classifiers at the end of every later task, and keeps the moments of the features of all classes."""
+    """Aligns the classifiers at the end of every later task, and keeps the moments of the features of all classes.
 
-    def __init__(self) -> None:
+    Args:
+        frozen: The network never changes: features do not drift, and are computed once.
+    """
+
+    def __init__(self, frozen: bool = False) -> None:
+        self.frozen = frozen
         self.moments = FeatureMoments()
 
     def align(self, task: Task, model: Segmenter, teacher: Segmenter, trainer: Trainer) -> None:
         """Trains the classifiers of `model` in place; from now on the moments are those of its features."""
 
         def compute() -> dict[str, Tensor]:
-            seen = _look(task, model, teacher, trainer)
-            drift = fit_drift(seen.before, seen.after)
+            seen = look(task, model, None if self.frozen else teacher, trainer)
+            drift = {} if self.frozen else {"drift": fit_drift(seen.before, seen.after)}
             old, new = classifier_parameters(teacher), classifier_parameters(model)
-            weight, bias = aligned(new, old, self.moments.gaussians(), seen, drift)
-            return {"weight": weight, "bias": bias, "drift": drift}
+            weight, bias = aligned(new, old, self.moments.gaussians(model.lowest), seen, drift.get("drift"))
+            return {"weight": weight, "bias": bias, **drift}
 
         found = trainer.once("alignment", compute)
         set_classifiers(model, found["weight"], found["bias"])
-        self.moments = self.moments.moved(found["drift"])
+        if not self.frozen:
+            self.moments = self.moments.moved(found["drift"])
 
     def finish(self, task: Task, model: Segmenter, trainer: Trainer) -> None:
         """The features of this task's images join those of the earlier ones."""
@@ -72,36 +81,53 @@ class Alignment:
         self.moments.add(FeatureMoments(trainer.once("features", measure)["sums"]))
 
     def tensors(self) -> dict[str, Tensor]:
-        """The moments of features, float64 (channels, D + 1, D + 1)."""
-        return {"sums": self.moments.sums}
+        """The moments of features, float32 (channels, (D + 1) (D + 2) / 2)."""
+        return {"sums": self.moments.packed()}
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Takes back the moments."""
-        self.moments = FeatureMoments(tensors["sums"])
+        self.moments = FeatureMoments.unpacked(tensors["sums"])
 
 
-def aligned(new: Linear, teacher: Linear, old: Gaussians, seen: Seen, drift: Tensor) -> Linear:
+def aligned(new: Linear, teacher: Linear, old: Gaussians, seen: Seen, drift: Tensor | None) -> Linear:
     """The classifiers `new`, trained on features of old classes and of this task, as frequent as in all images.
 
     Cross-entropy to the answers of `teacher`, the classifiers of the previous model; to the label for new classes.
     A task that showed no labelled place leaves drawn features alone; if there are none either, nothing is learnt.
+    `drift` as of `fit_drift`, or None where the network has not changed.
     """
     known, channels = len(teacher[0]), len(new[0])
-    fresh = _fresh(seen.frequency if len(seen.labels) else 0, old.counts.sum().item())
-    if fresh is None:
+    number = _fresh(seen.frequency if len(seen.labels) else 0, old.counts.sum().item())
+    if number is None:
         return new
-    weight, bias = (values.clone().requires_grad_() for values in new)
-    carry = drift[:-1].float().T
+
+    def answers(features: Tensor) -> Tensor:
+        return F.pad(F.linear(features, *teacher).softmax(1), (0, channels - known))
+
+    drawn = old.sample(POOL if number < BATCH else 0)
+    carried = drawn if drift is None else (extend(drawn) @ drift[:-1].float().T).clamp(min=old.lowest)
+    targets, fresh = answers(seen.before), seen.labels >= known
+    targets[fresh] = F.one_hot(seen.labels[fresh], channels).to(targets)
+    return train(new, [Rows(seen.after, targets, number), Rows(carried, answers(drawn), BATCH - number)])
+
+
+class Rows(NamedTuple):
+    """Features that a classifier is trained on, and how many of them a step sees."""
+
+    features: Tensor  # (N, D)
+    targets: Tensor  # (N, channels), probabilities
+    number: int  # 0 where there are none
+
+
+def train(start: Linear, parts: Sequence[Rows]) -> Linear:
+    """The classifiers `start` after STEPS steps of Adam on the cross-entropy, by random rows of every part."""
+    weight, bias = (values.clone().requires_grad_() for values in start)
     optimizer = torch.optim.Adam([weight, bias], LR)
-    for step in tqdm(range(STEPS), desc="alignment", unit="step", leave=False):
+    for step in tqdm(range(STEPS), desc="classifiers", unit="step", leave=False, disable=None):
         optimizer.param_groups[0]["lr"] = LR * (1 - step / STEPS)
-        chosen = torch.randint(max(1, len(seen.labels)), (fresh,))
-        drawn = old.sample(BATCH - fresh)
-        answers = F.linear(torch.cat([seen.before[chosen], drawn]), *teacher).softmax(1)
-        targets = F.pad(answers, (0, channels - known))
-        labels = seen.labels[chosen]
-        targets[:fresh][labels >= known] = F.one_hot(labels[labels >= known], channels).to(targets)
-        features = torch.cat([seen.after[chosen], (extend(drawn) @ carry).clamp(min=0)])
+        chosen = [torch.randint(max(1, len(part.features)), (part.number,)) for part in parts]
+        features = torch.cat([part.features[rows] for part, rows in zip(parts, chosen, strict=True)])
+        targets = torch.cat([part.targets[rows] for part, rows in zip(parts, chosen, strict=True)])
         loss = F.cross_entropy(F.linear(features, weight, bias), targets)
         optimizer.zero_grad()
         loss.backward()
@@ -117,15 +143,16 @@ def _fresh(seen: int, drawn: float) -> int | None:
 
 
 @torch.no_grad()
-def _look(task: Task, model: Segmenter, teacher: Segmenter, trainer: Trainer) -> Seen:
-    """Features of the task's images; a random part of them, if there are many."""
+def look(task: Task, model: Segmenter, teacher: Segmenter | None, trainer: Trainer) -> Seen:
+    """Features of the task's images; a random part of them, if there are many. Without a teacher the model's alone."""
     parts: list[list[Tensor]] = []
     counts = 0
     quota = max(1, MOST * trainer.config.train.batch // len(task.train_indices))
     for images, labels in trainer.passes(task, model, "alignment"):
         with evaluating(model), trainer.autocast():
-            before, after = teacher(images).features, model(images).features
-        rows = [_rows(before), _rows(after), _at_places(labels, after).flatten()]
+            after = model(images).features
+            before = after if teacher is None else teacher(images).features
+        rows = [_rows(before), _rows(after), at_places(labels, after.shape[-2:]).flatten().long()]
         counted = (rows[-1] != VOID).nonzero()[:, 0]
         counts += len(counted)
         chosen = counted[torch.randperm(len(counted))[:quota].to(counted.device)]
@@ -136,16 +163,11 @@ def _look(task: Task, model: Segmenter, teacher: Segmenter, trainer: Trainer) ->
 
 def _answers(logits: Tensor, labels: Tensor, task: Task) -> Tensor:
     """The labels at the places of the logits, (N,); what is background there: the model's answer among old classes."""
-    sampled = _at_places(labels, logits)
+    sampled = at_places(labels, logits.shape[-2:]).long()
     if task.index:
         own = logits[:, : len(task.old_classes)].argmax(1)
         sampled = torch.where(sampled == BACKGROUND, own, sampled)
     return sampled.flatten()
-
-
-def _at_places(labels: Tensor, features: Tensor) -> Tensor:
-    """Label maps (B, H, W) at the centres of the cells of a feature map, (B, h, w)."""
-    return F.interpolate(labels[:, None].float(), features.shape[-2:], mode="nearest-exact")[:, 0].long()
 
 
 def _rows(features: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """What is kept of the features of old classes: number, mean and covariance; features are drawn from them."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -35,18 +36,35 @@ class FeatureMoments:
         """Of drift [x, 1] in place of [x, 1]; `drift` (D + 1, D + 1) as of `fit_drift`."""
         return FeatureMoments(drift @ self.sums @ drift.T)
 
+    def packed(self) -> Tensor:
+        """What is kept of them on disk: each symmetric matrix once, float32 (channels, (D + 1) (D + 2) / 2)."""
+        upper = torch.triu_indices(*self.sums.shape[1:])
+        return self.sums[:, upper[0], upper[1]].float()
+
+    @classmethod
+    def unpacked(cls, packed: Tensor) -> "FeatureMoments":
+        """From what `packed` returned, or from `sums` as they are, which version 0.1 kept."""
+        if packed.dim() == 3:
+            return cls(packed)
+        side = math.isqrt(2 * packed.shape[1])
+        upper = torch.triu_indices(side, side)
+        sums = torch.zeros(len(packed), side, side, dtype=torch.float64)
+        sums[:, upper[0], upper[1]] = packed.double()
+        sums[:, upper[1], upper[0]] = packed.double()
+        return cls(sums)
+
     @property
     def counts(self) -> Tensor:
         """Features per channel, float64 (channels,)."""
         return self.sums[:, -1, -1]
 
-    def gaussians(self) -> "Gaussians":
-        """One Gaussian per channel, with the mean and the covariance of its features."""
+    def gaussians(self, lowest: float = 0.0) -> "Gaussians":
+        """Of every channel; `lowest` is the smallest value that a feature can have: 0 after a ReLU."""
         number = self.counts.clamp(min=1)[:, None, None]
         mean, square = self.sums[:, -1:, :-1] / number, self.sums[:, :-1, :-1] / number
         values, vectors = torch.linalg.eigh(square - mean.mT @ mean)
         roots = vectors * values.clamp(min=0).sqrt()[:, None, :]
-        return Gaussians(self.counts.float(), mean[:, 0].float(), roots.float())
+        return Gaussians(self.counts.float(), mean[:, 0].float(), roots.float(), lowest)
 
 
 class Gaussians(NamedTuple):
@@ -55,9 +73,10 @@ class Gaussians(NamedTuple):
     counts: Tensor  # (channels,), how often a channel is drawn, relatively
     mean: Tensor  # (channels, D)
     root: Tensor  # (channels, D, D), root root^T = covariance
+    lowest: float = 0.0  # value of a feature: what a ReLU leaves is not negative
 
     def sample(self, number: int) -> Tensor:
-        """Features (number, D) of all channels, by channel; not negative, as what a ReLU leaves.
+        """Features (number, D) of all channels, by channel.
 
         A channel that was never counted is never drawn; `number` may be 0, and must be if none was counted.
         """
@@ -67,7 +86,7 @@ class Gaussians(NamedTuple):
         noise = torch.randn(number, self.mean.shape[1])
         numbers = channels.bincount(minlength=len(self.counts)).tolist()
         parts = zip(self.mean, noise.split(numbers), self.root, strict=True)
-        return torch.cat([mean + some @ root.T for mean, some, root in parts]).clamp(min=0)
+        return torch.cat([mean + some @ root.T for mean, some, root in parts]).clamp(min=self.lowest)
 
 
 def fit_drift(before: Tensor, after: Tensor) -> Tensor:

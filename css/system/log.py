@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from css.system.files import writing
@@ -9,11 +10,15 @@ from tasks import InputError
 
 
 class Log:
-    """Appends lines to a file; a process that is not the main one passes None and writes nothing."""
+    """Appends lines to a file; a process that is not the main one passes None and writes nothing.
 
-    def __init__(self, path: Path | None) -> None:
+    `on_entry` is shown every entry that is written, for example by a tracker.
+    """
+
+    def __init__(self, path: Path | None, on_entry: Callable[[dict], None] | None = None) -> None:
         with writing(path):
             self._file = path.open("ab") if path else None
+        self._on_entry = on_entry
         self._lock()
         self._end: int | None = None  # where the next line goes, if the file is longer
 
@@ -25,6 +30,8 @@ class Log:
                     self._file.truncate(self._end)
                     self._end = None
                 self._file.write(json.dumps(entry).encode() + b"\n")
+            if self._on_entry:
+                self._on_entry(entry)
 
     def position(self) -> int:
         """Bytes written so far, all of them on disk."""

@@ -21,6 +21,7 @@ class AccuracyColumns(Columns):
         "bwt": ("BWT", AccuracyRecord.bwt),
         "learnt": ("when learnt", AccuracyRecord.learnt),
     }
+    main = "acc"
     published = AccuracyScores.published
     legend = (
         "Accuracy in %, the task of an image is told: ACC = mean over all tasks after the last one, BWT = mean change "
@@ -56,6 +57,10 @@ class AccuracyColumns(Columns):
             for place, c in enumerate(record.class_order)
         ]
         return markdown(["class", *(f"{line.label} ({line.seeds})" for line in lines)], rows)
+
+    def over_tasks(self, record: AccuracyRecord) -> list[float | None]:
+        """Mean accuracy of the tasks so far, after every task."""
+        return [*record.means()]
 
     def draw(self, folder: Path, protocol: str, lines: list[Line]) -> None:
         """The mean accuracy of the tasks so far, after every task, one line per method."""

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from css.table.line import Line, Score
 
@@ -11,6 +11,7 @@ from css.table.line import Line, Score
 class Columns(ABC):
     """What tables of one kind of labels show."""
 
+    main: ClassVar[str]  # the score that methods are compared by
     scores: ClassVar[Mapping[str, tuple[str, Score]]]  # name: title, value after the last task
     published: ClassVar[tuple[str, ...]]  # what a paper's numbers are
     legend: ClassVar[str]
@@ -27,6 +28,10 @@ class Columns(ABC):
     @abstractmethod
     def classes(self, lines: list[Line]) -> str:
         """Scores of classes after the last task."""
+
+    @abstractmethod
+    def over_tasks(self, record: Any) -> list[float | None]:
+        """The main score after every task, of a record of the kind of the table."""
 
     @abstractmethod
     def draw(self, folder: Path, protocol: str, lines: list[Line]) -> None:

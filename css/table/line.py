@@ -20,7 +20,7 @@ class Line:
     label: str
     records: list[Any]  # all of one subclass of Record
     wanted: int  # seeds; 0 for a line that only a paper has
-    published: dict[str, tuple[float, ...] | None]  # in %, by source
+    published: dict[str, tuple[float | None, ...] | None]  # in %, by source
 
     def over_seeds(self, value: Score) -> MeanStd:
         """Mean and sample deviation; None without a run, or where a run has no such number."""

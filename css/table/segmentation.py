@@ -34,6 +34,7 @@ class IouColumns(Columns):
         **{group: (TITLES[group], _mean_of(group)) for group in GROUPS},
         "avg": ("avg", IouRecord.average),
     }
+    main = "all"
     published = IouScores.published
     legend = (
         "mIoU in % after the last task: old = classes of the first task, background included (w/o bg: left out), new = "
@@ -68,6 +69,10 @@ class IouColumns(Columns):
             [record.class_names[c], *(text(line.over_seeds(_iou_of(c))) for line in lines)] for c in record.class_order
         ]
         return markdown(["class", *(f"{line.label} ({line.seeds})" for line in lines)], rows)
+
+    def over_tasks(self, record: IouRecord) -> list[float | None]:
+        """Mean IoU over all classes after every task."""
+        return [record.means(task)["all"] for task in range(len(record.tasks))]
 
     def draw(self, folder: Path, protocol: str, lines: list[Line]) -> None:
         """Curves of old, new and all classes, and which classes the methods have lost how much of."""

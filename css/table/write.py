@@ -16,12 +16,13 @@ from css.system.files import write_text
 from css.table.choice import columns_of
 from css.table.columns import Columns
 from css.table.line import Line, text
+from css.table.page import write_table_page
 
 _NOT_CONSTANT = ("method", "options", "protocol", "seed")
 
 
 def write_table(recipe: Recipe, cells: Sequence[Cell], records: dict[str, Record], folder: Path) -> str:
-    """Writes table.md, .csv, .tex, table-tasks.md, table-classes.md and the pictures; returns table.md.
+    """Writes table.md, .csv, .tex, table-tasks.md, table-classes.md, report.html and the pictures; returns table.md.
 
     `records`: of the finished cells, by name of the cell. The same records give the same files, byte for byte.
     """
@@ -37,6 +38,7 @@ def write_table(recipe: Recipe, cells: Sequence[Cell], records: dict[str, Record
     for protocol in recipe.protocols:
         if shown := [line for line in lines if line.protocol == protocol and line.records]:
             columns.draw(folder, protocol, shown)
+    write_table_page(folder, title, caption, header, rows, lines, columns)
     return text
 
 
@@ -71,6 +73,8 @@ def make_caption(recipe: Recipe, cells: Sequence[Cell]) -> list[str]:
         if changed
         else columns.as_published
     )
+    if own := dict.fromkeys(filter(None, map(_own_settings, cells))):
+        sentences.append(f"Methods with settings of their own (the others' there): {'; '.join(own)}.")
     if options := dict.fromkeys(filter(None, map(_options, cells))):
         sentences.append(f"Options that differ from the methods' presets: {'; '.join(options)}.")
     shown = " / ".join(columns.published)
@@ -82,6 +86,15 @@ def _constant(config: RunConfig) -> dict[str, Any]:
     """What a table holds constant; the precision is left to the machine."""
     values = {key: value for key, value in as_dict(config).items() if key not in _NOT_CONSTANT}
     return {**values, "train": {key: value for key, value in values["train"].items() if key != "precision"}}
+
+
+def _own_settings(cell: Cell) -> str:
+    """What a method sets of the training by default; empty if nothing."""
+    mine, usual = (
+        {"train": as_dict(preset(cell.config.dataset, name))["train"]} for name in (cell.config.method, "finetune")
+    )
+    changed = "; ".join(text.removeprefix("train.") for text in differences(mine, usual))
+    return f"{cell.config.method}: {changed}" if changed else ""
 
 
 def _options(cell: Cell) -> str:
@@ -110,8 +123,8 @@ def _seconds(line: Line, digits: int) -> str:
     return "" if moments is None else f"{moments[0]:.{digits}f}"
 
 
-def _listed(numbers: tuple[float, ...] | None) -> str:
-    return " / ".join(f"{number:.2f}" for number in numbers) if numbers else "-"
+def _listed(numbers: tuple[float | None, ...] | None) -> str:
+    return " / ".join("-" if number is None else f"{number:.2f}" for number in numbers) if numbers else "-"
 
 
 def _numbers(recipe: Recipe, lines: list[Line], columns: Columns) -> tuple[list[str], list[list[str]]]:
@@ -126,7 +139,8 @@ def _numbers(recipe: Recipe, lines: list[Line], columns: Columns) -> tuple[list[
             row += ["" if value is None else f"{100 * value:.4f}" for value in moments or (None, None)]
         row.append(_seconds(line, 1))
         for numbers in line.published.values():
-            row += [f"{number:.2f}" for number in numbers] if numbers else [""] * len(columns.published)
+            known = numbers or [None] * len(columns.published)
+            row += ["" if number is None else f"{number:.2f}" for number in known]
         rows.append(row)
     return ["protocol", "method", "seeds", "seeds_wanted", *scores, "seconds_mean", *published], rows
 

@@ -9,6 +9,7 @@ from css.losses import upsample
 from css.metrics import ConfusionMatrix
 from css.model.segmenter import Segmenter
 from css.system.processes import Processes
+from css.training.image_counts import ImageCounts
 from css.training.loaders import autocast, make_loader
 from tasks import Task
 from tasks.batches import TestBatches
@@ -19,18 +20,25 @@ def predict(model: Segmenter, images: torch.Tensor, config: RunConfig, processes
     return upsample(_logits(model, images, config, processes), images).argmax(1).to(torch.uint8)
 
 
-def evaluate(model: Segmenter, task: Task, config: RunConfig, processes: Processes) -> ConfusionMatrix:
-    """Every test image of the task counted exactly once, whatever the number of processes."""
+def evaluate(model: Segmenter, task: Task, config: RunConfig, processes: Processes,
+             single: ImageCounts | None = None) -> ConfusionMatrix:  # fmt: skip
+    """Every test image of the task counted exactly once, whatever the number of processes; in `single`, too."""
     kind = kind_of(config.dataset)
     images = task.test(kind.test_view(config))
     batch = config.train.batch if config.evaluation == "crop" else 1  # whole images differ in size
     batches = TestBatches(len(images), batch, processes.rank, processes.world)
     loader = make_loader(images, batches, config.train.workers, processes)
     confusion = ConfusionMatrix(len(task.seen_classes))
-    for pixels, labels in tqdm(loader, desc=f"task {task.index} test", unit="batch", disable=not processes.is_main):
+    bar = tqdm(loader, desc=f"task {task.index} test", unit="batch", disable=not processes.is_main or None)
+    for positions, (pixels, labels) in zip(batches, bar, strict=True):
         logits = _logits(model, pixels, config, processes)
-        confusion.update(kind.answers(model, logits, labels.to(logits.device)).cpu(), labels)
+        answers = kind.answers(model, logits, labels.to(logits.device)).cpu()
+        confusion.update(answers, labels)
+        if single:
+            single.update([position for position, _ in positions], answers, labels)
     confusion.matrix = processes.sum(confusion.matrix)
+    if single:
+        single.counts = processes.sum(single.counts)
     return confusion
 
 

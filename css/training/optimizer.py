@@ -1,5 +1,6 @@
 """The optimiser of a stage, and its groups of parameters."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,9 +11,14 @@ from css.config.settings import TrainConfig
 from tasks import InputError
 
 
-def make_optimizer(train: TrainConfig, model: nn.Module, lr: float) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum, or Adam, over every trainable parameter. Each group keeps its `initial_lr`."""
-    groups = _groups(train, model, lr)
+def make_optimizer(
+    train: TrainConfig, model: nn.Module, lr: float, rates: Mapping[str, float] | None = None
+) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum, or Adam, over every trainable parameter. Each group keeps its `initial_lr`.
+
+    `rates`: factors of the learning rate by the beginning of the names of parameters; the longest one counts.
+    """
+    groups = _groups(train, model, lr, rates or {})
     if train.optimizer == "adam":
         return torch.optim.Adam(groups, lr, weight_decay=train.weight_decay)
     settings: dict[str, Any] = {
@@ -66,24 +72,30 @@ def _order(tensor: Tensor) -> list[tuple[int, int]]:
     return [pair for pair in zip(tensor.shape, tensor.stride(), strict=True) if pair[0] > 1]
 
 
-def _groups(train: TrainConfig, model: nn.Module, lr: float) -> list[dict]:
-    """All trainable parameters as one group, but for classifiers and BatchNorm where they have rates of their own.
+def _groups(train: TrainConfig, model: nn.Module, lr: float, rates: Mapping[str, float]) -> list[dict]:
+    """All trainable parameters, those of one learning rate and weight decay together.
 
     Classifiers with a rate of their own have no weight decay (as in Adam-NSCL).
     """
-    parts: dict[str, list[nn.Parameter]] = {"classifiers": [], "batch norm": [], "others": []}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     norms = {id(p) for layer in model.modules() if isinstance(layer, _BatchNorm) for p in layer.parameters()}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            classifies = train.classifier_lr is not None and name.startswith("classifiers.")
-            normalises = train.batch_norm_lr is not None and id(parameter) in norms
-            part = "classifiers" if classifies else "batch norm" if normalises else "others"
-            parts[part].append(parameter)
-    rates = {"classifiers": train.classifier_lr, "batch norm": train.batch_norm_lr, "others": lr}
-    groups = [{"params": found, "lr": rates[part], "initial_lr": rates[part]} for part, found in parts.items() if found]
-    if parts["classifiers"]:
-        groups[0]["weight_decay"] = 0.0
-    return groups
+            rate, decay = lr, train.weight_decay
+            if train.classifier_lr is not None and name.startswith("classifiers."):
+                rate, decay = train.classifier_lr, 0.0
+            elif train.batch_norm_lr is not None and id(parameter) in norms:
+                rate = train.batch_norm_lr
+            groups.setdefault((rate * _factor(name, rates), decay), []).append(parameter)
+    return [
+        {"params": found, "lr": rate, "initial_lr": rate, "weight_decay": decay}
+        for (rate, decay), found in groups.items()
+    ]
+
+
+def _factor(name: str, rates: Mapping[str, float]) -> float:
+    prefixes = [prefix for prefix in rates if name.startswith(prefix)]
+    return rates[max(prefixes, key=len)] if prefixes else 1.0
 
 
 def require_optimizer(train: TrainConfig) -> None:

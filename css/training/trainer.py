@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from css.model.batchnorm import group_batch_norm, hold
 from css.model.segmenter import Segmenter
 from css.system.log import Log
 from css.system.processes import Processes
+from css.system.progress import say_epoch
 from css.system.tensors import load_tensors, save_tensors
 from css.training.checkpoint import Stage
 from css.training.loaders import autocast, make_loader
@@ -49,26 +50,29 @@ class Trainer:
 
     def fit(
         self, model: Segmenter, task: Task, losses: Losses, stage: str = "fit", *, epochs: int | None = None,
-        lr: float | None = None, batch_norm: BatchNormMode | None = None, on_optimizer: OnOptimizer | None = None,
+        lr: float | None = None, batch_norm: BatchNormMode | None = None, rates: Mapping[str, float] | None = None,
+        on_optimizer: OnOptimizer | None = None,
     ) -> None:  # fmt: skip
         """Minimises sum(losses(forward, images, labels).values()) from `model` in place.
 
-        Epochs, start of the learning rate and BatchNorm's mode (see `css.model.batchnorm.hold`) are those of the task
-        unless given. `on_optimizer` is shown the optimiser before its first step, for example to hang hooks on it; a
-        hook may not keep what changes from step to step, which a restart would lose.
+        Epochs, start of the learning rate, its factors (see `make_optimizer`) and BatchNorm's mode (see
+        `css.model.batchnorm.hold`) are those of the task unless given. `on_optimizer` is shown the optimiser before its
+        first step, for example to hang hooks on it; a hook may not keep what changes from step to step, which a restart
+        would lose.
         Raises InputError for a loss that is not finite; the checkpoint of the last epoch stays where it is.
         """
         epochs = self.config.epochs(task.index) if epochs is None else epochs
         lr = self.config.lr(task.index) if lr is None else lr
         self._prepare_batch_norm(model)
         with hold(model.train(), batch_norm or self.config.batch_norm(task.index)):
-            current = self._stage(stage, model, lr)
+            current = self._stage(stage, model, lr, self.config.rates(task.index) if rates is None else rates)
             if on_optimizer:
                 on_optimizer(current.optimizer)
             loader, batches = self._loader(task, stage)
             done, per_epoch = self._resume(current), len(batches)
             forward = self.processes.distributed(model)
-            quiet, what = not self.processes.is_main or done == epochs, f"task {task.index} {stage}"
+            # disable=None: drawn on terminals only
+            quiet, what = not self.processes.is_main or done == epochs or None, f"task {task.index} {stage}"
             with tqdm(total=epochs * per_epoch, initial=done * per_epoch, desc=what, unit="step", disable=quiet) as bar:
                 for epoch in range(done, epochs):
                     batches.epoch = epoch
@@ -88,6 +92,8 @@ class Trainer:
                     seconds = time.perf_counter() - began
                     self.history.append({"stage": stage, "epoch": epoch, **means, "seconds": seconds})
                     self._save(current, epoch + 1)
+                    if not quiet:
+                        say_epoch(what, epoch + 1, epochs, means, seconds)
         self.processes.broadcast(model)
 
     def passes(
@@ -101,7 +107,7 @@ class Trainer:
         number = len(loader) if most is None else min(most, len(loader))
         quiet, what = not self.processes.is_main, f"task {task.index} {purpose}"
         batches = tqdm(
-            itertools.islice(loader, number), total=number, desc=what, unit="batch", leave=False, disable=quiet
+            itertools.islice(loader, number), total=number, desc=what, unit="batch", leave=False, disable=quiet or None
         )
         for images, labels in batches:
             yield model.normalise(images), labels.to(self.processes.device)
@@ -165,8 +171,8 @@ class Trainer:
         if train.sync_bn and self.processes.world > 1:
             convert_sync_batchnorm(model)
 
-    def _stage(self, name: str, model: Segmenter, lr: float) -> Stage:
-        optimizer = make_optimizer(self.config.train, model, lr)
+    def _stage(self, name: str, model: Segmenter, lr: float, rates: Mapping[str, float]) -> Stage:
+        optimizer = make_optimizer(self.config.train, model, lr, rates)
         scaler = torch.amp.GradScaler(self.processes.device.type, enabled=self.config.train.precision == "fp16")
         return Stage(name, self.folder / f"{name}.safetensors", model, optimizer, scaler)
 

@@ -100,7 +100,7 @@ def _extract(
     suffix: str,
 ) -> None:
     """Unpacks one file for each id into the folder target, except files that are there in full length."""
-    for image_id in tqdm(sorted(ids), f"unpacking {target.name}", unit="file"):
+    for image_id in tqdm(sorted(ids), f"unpacking {target.name}", unit="file", disable=None):
         name = f"{image_id}{suffix}"
         if source / name not in members:
             raise InputError(f"archive {tar.name!s} holds no {source / name}: replace it by the official archive.")
@@ -118,7 +118,7 @@ def _build_sbd_masks(archive: Path, target: Path) -> set[str]:
     """
     lists: dict[str, set[str]] = {}
     with tarfile.open(archive, "r:gz") as tar:
-        for member in tqdm(tar, f"building {target.name} from SBD", unit="file"):
+        for member in tqdm(tar, f"building {target.name} from SBD", unit="file", disable=None):
             path = PurePosixPath(member.name)
             if path in (SBD / "train.txt", SBD / "val.txt"):
                 lists[path.stem] = set(content_of(tar, member).decode().split())

@@ -138,7 +138,7 @@ class Shapes:
         images = np.empty((count, self.size, self.size, 3), np.uint8)
         masks = np.empty((count, self.size, self.size), np.uint8)
         presence = np.zeros((count, 256), bool)
-        for i in tqdm(range(count), desc=f"Rendering shapes ({split})", unit="image", delay=2):
+        for i in tqdm(range(count), desc=f"Rendering shapes ({split})", unit="image", delay=2, disable=None):
             images[i], masks[i] = render(self.size, self.seed, split, i)
             presence[i, np.unique(masks[i])] = True
         for array in (images, masks, presence):

@@ -74,7 +74,7 @@ def prepare(root: Path, url: str = URL, md5: str = MD5) -> None:
             members = sorted(
                 zipped.namelist(), key=lambda name: PurePosixPath(name).name == "wnids.txt"
             )  # this one last
-            for member in tqdm(members, "unpacking", unit="file"):
+            for member in tqdm(members, "unpacking", unit="file", disable=None):
                 zipped.extract(member, root)
     _locate(root)
     print(f"{root / FOLDER} is ready. {archive} may be deleted.")

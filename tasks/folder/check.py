@@ -77,6 +77,7 @@ def check(root: Path) -> Check:
             splits[key] = list(seen)
         problems += [pair.problem for pair in splits[key] if pair.problem]
         remarks += _left_over(root, key, description)
+    remarks = list(dict.fromkeys(remarks))  # splits may share their folders
     result = Check(description, splits, problems, remarks)
     for finding in (_nameless, _shared_files):
         problems += finding(result)
@@ -138,11 +139,11 @@ def _left_over(root: Path, key: str, description: Description) -> list[str]:
         "image": sorted(found.images.keys() - found.masks.keys()),
         "mask": sorted(found.masks.keys() - found.images.keys()),
     }
-    texts = [
-        f"{len(names)} {kind}s of {key} have no {other} of the same name: {_some(names)}."
+    folders = {"image": split.images, "mask": split.masks}
+    return [
+        f"{len(names)} {kind}s in {folders[kind]} have no {other} of the same name: {_some(names)}."
         for (kind, names), other in zip(lonely.items(), ("mask", "image"), strict=True) if names
     ]  # fmt: skip
-    return list(dict.fromkeys(texts))
 
 
 def _nameless(result: Check) -> list[str]:

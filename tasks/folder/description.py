@@ -39,8 +39,8 @@ class Description(BaseModel):
     """The content of data.yaml. Classes are told apart by mask values; raw class ids are 1, 2, ... in that order.
 
     `background` is the value of pixels of no class, or null if every pixel has a class; by default 0 if no class has
-    that value. `void` are the values of pixels that are ignored. `colours` (RGB) are those of pictures, and of
-    masks that hold colours instead of values.
+    that value. `void` are the values of pixels that are ignored. `colours` (RGB) are those of predicted masks,
+    and of masks that hold colours instead of values.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from tasks.colours import ColourTable
 from tasks.folder.check import Check, Pair
 from tasks.folder.writing import write_whole
 from tasks.font import font
@@ -37,7 +38,7 @@ def _cell(result: Check, class_id: int, name: str) -> Image.Image:
     value = next(value for value in result.description.names if ids[value] == class_id)
     pair = max(result.pairs, key=lambda pair: pair.counts[value] / max(1, pair.counts.sum()))
     cell = Image.new("RGB", (CELL, CELL + CAPTION), "white")
-    cell.paste(_lit(pair, value), (2, CAPTION))
+    cell.paste(_lit(pair, value, result.description.colour_table), (2, CAPTION))
     draw = ImageDraw.Draw(cell)
     draw.rectangle((2, 4, 14, 16), fill=colour, outline="black")
     draw.text((20, 3), f"{name} ({value})", "black", font(12))
@@ -45,9 +46,9 @@ def _cell(result: Check, class_id: int, name: str) -> Image.Image:
     return cell
 
 
-def _lit(pair: Pair, value: int) -> Image.Image:
+def _lit(pair: Pair, value: int, colours: ColourTable | None) -> Image.Image:
     """The image with everything but one class dimmed, at most CELL pixels wide and high."""
-    image, mask = open_image(pair.image), open_mask(pair.mask)
+    image, mask = open_image(pair.image), open_mask(pair.mask, colours)
     image.thumbnail((CELL - 4, CELL - 4))
     lit = np.array(mask.resize(image.size, Image.Resampling.NEAREST)) == value
     pixels = np.array(image)

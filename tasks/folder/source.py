@@ -27,7 +27,7 @@ class Folder:
         self.description = given or description.read(root)
         self.name = self.description.name
         self.class_names = self.description.class_names
-        self._items = {split: pairs(root, getattr(self.description, key)) for split, key in SPLITS.items()}
+        self._items = {split: _as_text(pairs(root, getattr(self.description, key))) for split, key in SPLITS.items()}
         self._ids = self.description.ids
         self._colours = self.description.colour_table
         self._scans: dict[str, tuple[np.ndarray, str]] = {}
@@ -62,7 +62,7 @@ class Folder:
 
     def _scan(self, split: str) -> tuple[np.ndarray, str]:
         if split not in self._scans:
-            items = [(image, mask) for _, image, mask in self._items[split]]
+            items = [(Path(image), Path(mask)) for _, image, mask in self._items[split]]
             self._scans[split] = scan(items, self.description.values, os.cpu_count() or 1, colours=self._colours)
         return self._scans[split]
 
@@ -70,7 +70,12 @@ class Folder:
         return {**self.__dict__, "_scans": {}}  # loader workers do not need the presence tables
 
 
-def _require_apart(items: dict[str, list[tuple[str, Path, Path]]], root: Path) -> None:
+def _as_text(items: list[tuple[str, Path, Path]]) -> list[tuple[str, str, str]]:
+    """Paths as strings, because they travel to every loader worker."""
+    return [(name, str(image), str(mask)) for name, image, mask in items]
+
+
+def _require_apart(items: dict[str, list[tuple[str, str, str]]], root: Path) -> None:
     train, val = ({os.path.realpath(image): name for name, image, _ in items[split]} for split in SPLITS)
     shared = sorted(train[path] for path in train.keys() & val.keys())
     if shared:

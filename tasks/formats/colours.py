@@ -10,7 +10,7 @@ from PIL import Image
 from tasks.colours import BLACK, ColourTable
 from tasks.errors import InputError
 from tasks.folder.description import Split, clean
-from tasks.folder.layouts import splits_of
+from tasks.folder.layouts import MASKS, splits_of
 from tasks.folder.naming import is_background, is_void, read_label_map
 from tasks.folder.pairs import find, pairs
 from tasks.formats.annotated import Annotated, Item, Shape, size_of
@@ -20,8 +20,10 @@ TABLES = ("labelmap.txt", "class_dict.csv")
 Table = dict[str, tuple[int, int, int]]  # RGB by class name, in order
 
 
-def read_colours(root: Path) -> dict[str, Annotated]:
+def read_colours(root: Path, images: Path | None = None) -> dict[str, Annotated]:
     """Images and masks in colours, by split: "train" and perhaps "val". Names and colours are those of the table.
+
+    `images` is the folder of the images if they are not in a folder beside the masks, as in most exports of CVAT.
 
     Raises InputError if there is no table, or if no masks are found; drawing raises it for a colour that is not in it.
     """
@@ -30,11 +32,29 @@ def read_colours(root: Path) -> dict[str, Annotated]:
     colours = {name: list(table[name]) for name in names}
     meant, labels = ColourTable(dict(enumerate(table.values())), dict(enumerate(table))), _labels(table, names)
     result = {}
-    for key, split in splits_of(root).items():
+    for key, split in _splits(root, images).items():
         found = _paired(root, split)
         items = [Item(name, image, partial(_draw, image, mask, meant, labels)) for name, image, mask in found]
         result[key] = Annotated(names, root / split.images, items, colours=colours)
     return result
+
+
+def _splits(root: Path, images: Path | None) -> dict[str, Split]:
+    masks = next((name for name in MASKS if (root / name).is_dir()), None)
+    if images is None or masks is None:
+        try:
+            return splits_of(root)
+        except InputError:
+            if masks is None:
+                raise
+            raise InputError(
+                f"{root} holds masks in {masks} but no images of the same names beside them: name their folder with "
+                "--images."
+            ) from None
+    split = Split(images=str(images.resolve()), masks=masks)
+    if not find(root, split).paired:
+        raise InputError(f"no image in {images} is named like a mask in {root / masks}: name the folder of the images.")
+    return {"train": split}
 
 
 def read_table(root: Path) -> Table:

@@ -79,12 +79,12 @@ def _read(source: Path, images: Path | None, crowd: str) -> dict[str, Annotated]
     if is_label_studio(source):
         return {"train": read_label_studio(source, images or source)}
     if any((source / name).is_file() for name in TABLES):
-        return read_colours(source)
+        return read_colours(source, images)
     coco = [path for path in sorted(source.glob("*.json")) if is_coco(path)]
     if len(coco) == 1:
         return {"train": read_coco(coco[0], images or source, crowd)}
     if any(is_labelme(path) for path in source.rglob("*.json")):
-        return {"train": read_labelme(source)}
+        return {"train": read_labelme(source, images)}
     raise InputError(
         f"{source} holds no annotations of a known format (COCO, labelme, Label Studio brushes, masks in colours with "
         "labelmap.txt): see docs/own-data.md."

@@ -39,8 +39,10 @@ def is_labelme(path: Path) -> bool:
     return isinstance(content, dict) and isinstance(content.get("shapes"), list)
 
 
-def read_labelme(folder: Path) -> Annotated:
+def read_labelme(folder: Path, images: Path | None = None) -> Annotated:
     """All json files of labelme in a folder and below. Classes are the labels in alphabetical order.
+
+    Images are where the files say, beside them, or in the folder `images`.
 
     Raises InputError if an image is missing or a shape cannot be drawn.
     """
@@ -52,11 +54,11 @@ def read_labelme(folder: Path) -> Annotated:
     names = sorted(label for label in labels if label != IGNORE and not is_background(label))
     values = dict.fromkeys(labels, BACKGROUND) | {name: value for value, name in enumerate(names, 1)}
     values[IGNORE] = VOID
-    images = {path: _image_of(path, content) for path, content in files.items()}
-    root = common_folder(images.values())
+    image_of = {path: _image_of(path, content, images) for path, content in files.items()}
+    root = common_folder(image_of.values())
     items = [
         Item(name_below(root, image.resolve()), image, partial(_draw, image, files[path]["shapes"], values, path))
-        for path, image in images.items()
+        for path, image in image_of.items()
     ]
     return Annotated(names, root, items)
 
@@ -122,11 +124,16 @@ def _label(shape: Any, path: Path) -> str:
     return clean(label)
 
 
-def _image_of(path: Path, content: dict) -> Path:
-    """The image that the file names, else one beside it of the same name."""
-    named = str(content.get("imagePath") or "").replace("\\", "/")
-    beside = [path.with_name(named.rpartition("/")[2])] if named else []
-    for file in (*([path.parent / named] if named else []), *beside, *(path.with_suffix(e) for e in IMAGE_ENDINGS)):
-        if file.is_file():
+def _image_of(path: Path, content: dict, images: Path | None) -> Path:
+    """The image that the file names, else one of that name in the folder of images or beside the file."""
+    named = str(content.get("imagePath") or path.name).replace("\\", "/")
+    name = named.rpartition("/")[2]
+    folders = [path.parent] if images is None else [images, path.parent]
+    same = [folder / f"{path.stem}{ending}" for folder in folders for ending in IMAGE_ENDINGS]
+    for file in (path.parent / named, *(folder / name for folder in folders), *same):
+        if file.is_file() and file != path:
             return file
-    raise InputError(f"{path} belongs to the image {named!r}, which is not there: put it beside the json file.")
+    raise InputError(
+        f"{path} belongs to the image {named!r}, which is not there: put it beside the json file, or name its folder "
+        "with --images."
+    )

@@ -1,0 +1,71 @@
+"""Hypercolumns: what every stage of the network says of a place, as a few hundred numbers (Hariharan, CVPR 2015)."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+COMPONENTS = 512  # numbers per place, if the stages have so many channels together
+
+
+class Hypercolumn(nn.Module):
+    """The maps of several stages, pooled to the last one's size, side by side, on fixed orthonormal directions.
+
+    With x a place's channels of all stages (D numbers): z = directions^T (x / scale - mean). Part of the model's state.
+    """
+
+    scale: Tensor  # (D,), the root mean square of a channel's stage, times one number for all
+    mean: Tensor  # (D,), of x / scale
+    directions: Tensor  # (D, k), orthonormal columns
+
+    def __init__(self, scale: Tensor, mean: Tensor, directions: Tensor) -> None:
+        super().__init__()
+        for name, value in {"scale": scale, "mean": mean, "directions": directions}.items():
+            self.register_buffer(name, value.float())
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor], prefix: str) -> "Hypercolumn | None":
+        """That of a network's state, if it has one."""
+        found = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        return cls(**found) if found else None
+
+    @property
+    def width(self) -> int:
+        """Numbers per place, k."""
+        return self.directions.shape[1]
+
+    def forward(self, stages: Sequence[Tensor]) -> Tensor:
+        """Stages (B, D_i, H_i, W_i), those of the last one as large as it or larger, to float32 (B, k, h, w)."""
+        with torch.autocast(stages[-1].device.type, enabled=False):  # small components would drown in rounding
+            weight = (self.directions / self.scale[:, None]).T
+            return F.conv2d(columns(stages), weight[:, :, None, None], -(self.mean @ self.directions))
+
+
+def columns(stages: Sequence[Tensor]) -> Tensor:
+    """Float32 (B, D, h, w), D channels of all stages: each pooled (mean) to the size of the last one."""
+    height, width = stages[-1].shape[-2:]
+    return torch.cat([F.adaptive_avg_pool2d(stage.float(), (height, width)) for stage in stages], dim=1)
+
+
+def fit_directions(moments: Tensor, widths: Sequence[int], first: Tensor, number: int) -> Hypercolumn:
+    """Directions for columns whose moments are the sum of [x, 1] [x, 1]^T, float64 (D + 1, D + 1).
+
+    `widths`: channels of every stage, D together. `first`: weight (N, widths[-1]) of a classifier of the last stage.
+    Its rows come first, so that its answers stay affine functions of what is kept; then the principal components of
+    what they leave, `number` directions together (or D).
+    """
+    places = moments[-1, -1]
+    raw, mean = moments[:-1, :-1] / places, moments[:-1, -1] / places
+    energies = [part.mean().expand(len(part)) for part in raw.diagonal().split(list(widths))]
+    scale = torch.cat(energies).sqrt().clamp(min=torch.finfo(torch.float32).tiny)
+    mean = mean / scale
+    covariance = raw / scale / scale[:, None] - mean * mean[:, None]
+    rows = F.pad(first.double(), (len(scale) - first.shape[1], 0)) * scale
+    known = torch.linalg.qr(rows.T)[0]
+    rest = covariance - known @ (known.T @ covariance)
+    rest = rest - (rest @ known) @ known.T
+    components = torch.linalg.eigh(rest)[1].flip(1)[:, : number - known.shape[1]]
+    directions = torch.linalg.qr(torch.cat([known, components], dim=1))[0]  # orthonormal where channels are dead, too
+    spread = (directions * (covariance @ directions)).sum(0).mean().sqrt()  # so that variances are 1 on average
+    return Hypercolumn(scale * spread, mean / spread, directions)

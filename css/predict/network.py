@@ -1,0 +1,112 @@
+"""A network as predictions see it: an image in, the probabilities of its classes out; of a run or an exported file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from css.config.settings import RunConfig
+from css.kinds.choice import kind_of
+from css.losses import upsample
+from css.model.segmenter import Segmenter
+from css.predict.exported import SUFFIXES, open_exported
+from css.report.results import read_results
+from css.run.saved import config_of, finished_task, load_model
+from css.system.processes import Processes
+from css.training.loaders import autocast
+from tasks import InputError
+from tasks.palette import distinct_palette
+from tasks.source import VOID
+
+MULTIPLE = 16  # sides that a Segmenter takes
+
+
+class Network(Protocol):
+    """What turns an image into probabilities."""
+
+    names: list[str]  # by raw class id
+    colours: list[list[int]]  # RGB of masks, by raw class id; empty if the data set has none of its own
+
+    @property
+    def classes(self) -> list[int]:
+        """Raw class id of every channel."""
+
+    @property
+    def size(self) -> int:
+        """Short side in pixels that it was trained with."""
+
+    def scores(self, image: np.ndarray) -> np.ndarray:
+        """Probabilities float32 (C, H, W) of an image uint8 (H, W, 3), of any size."""
+
+
+@dataclass
+class RunNetwork:
+    """The model of a run folder, in the run's precision."""
+
+    model: Segmenter
+    config: RunConfig
+    names: list[str]
+    colours: list[list[int]]
+    processes: Processes
+
+    @property
+    def classes(self) -> list[int]:
+        """See `Network`."""
+        return self.model.classes
+
+    @property
+    def size(self) -> int:
+        """See `Network`."""
+        return self.config.train.crop
+
+    def scores(self, image: np.ndarray) -> np.ndarray:
+        """See `Network`."""
+        height, width = image.shape[:2]
+        pixels = torch.from_numpy(padded(image).transpose(2, 0, 1)[None].copy())
+        with torch.inference_mode(), autocast(self.config, self.processes):
+            logits = self.model.eval()(self.model.normalise(pixels)).logits
+        found = upsample(logits, pixels[:, 0])[0, :, :height, :width].softmax(0)
+        return found.cpu().numpy()
+
+
+def open_run_network(run: Path, task: int | None) -> RunNetwork:
+    """The model of a task of a run, the last one if None. Raises InputError if it is none that draws masks."""
+    config = config_of(run)
+    kind_of(config.dataset).require_masks("css predict")
+    index, processes = finished_task(run, task), Processes.join()
+    model = load_model(run, config, index, processes)
+    results = read_results(run)
+    if max(model.classes) >= VOID:
+        raise InputError(f"{run} has the class id {max(model.classes)}; masks of 8 bits hold the ids 0 to {VOID - 1}.")
+    return RunNetwork(model, config, results["class_names"], results.get("colours", []), processes)
+
+
+def palette(colours: list[list[int]]) -> np.ndarray:
+    """The palette of masks, uint8 (256, 3): the colours of a network, and distinct ones where it has none."""
+    made = distinct_palette().copy()
+    made[: len(colours)] = np.array(colours, np.uint8).reshape(-1, 3)
+    return made
+
+
+def padded(image: np.ndarray) -> np.ndarray:
+    """The image with its last row and column repeated until 16 divides both sides."""
+    bottom, right = (-side % MULTIPLE for side in image.shape[:2])
+    return np.pad(image, ((0, bottom), (0, right), (0, 0)), mode="edge") if bottom or right else image
+
+
+def open_network(path: Path, task: int | None = None) -> Network:
+    """A run folder's model, or an exported one. Raises InputError for anything else.
+
+    Args:
+        path: Run folder, or a file made by `css export`.
+        task: Task of a run folder; None for the last.
+    """
+    if path.suffix in (SUFFIXES["onnx"], SUFFIXES["openvino"]) and not path.is_dir():
+        if task is not None:
+            raise InputError(f"--task is for run folders; {path} holds one model.")
+        return open_exported(path)
+    if path.is_file():
+        raise InputError(f"{path} is no run folder; exported models are .onnx (onnxruntime) and .xml (OpenVINO).")
+    return open_run_network(path, task)

@@ -1,0 +1,135 @@
+"""How a network sees an image: at which size, mirrored and scaled copies, tile by tile."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from css.predict.network import Network
+from tasks import InputError
+
+
+@dataclass(frozen=True)
+class View:
+    """How images are shown to the network."""
+
+    size: int | None = None  # short side in pixels; None for the image's own size
+    tile: int | None = None  # side of the tiles in pixels; None for the whole image at once
+    overlap: int = 0  # of neighbouring tiles
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+
+    def check(self) -> None:
+        """Raises InputError for numbers that make no sense."""
+        if self.size is not None and self.size < 16:
+            raise InputError(f"--size {self.size} must be at least 16 pixels.")
+        if self.tile is not None and self.tile < 64:
+            raise InputError(f"--tile {self.tile} must be at least 64 pixels.")
+        if self.tile is not None and not 0 <= self.overlap <= self.tile // 2:
+            raise InputError(f"--overlap {self.overlap} must be between 0 and half of --tile, {self.tile // 2}.")
+        if not self.scales or not all(0.1 <= scale <= 4 for scale in self.scales):
+            raise InputError("--scales must be numbers between 0.1 and 4, for example 0.75 1 1.25.")
+
+
+def segment(network: Network, image: np.ndarray, view: View) -> tuple[np.ndarray, np.ndarray | None]:
+    """Class ids uint8 (H, W) of an image uint8 (H, W, 3), and the probabilities as the network gave them.
+
+    These are float32 (C, h, w) at the size it saw; None with tiles, where they are never all there.
+    """
+    height, width = image.shape[:2]
+    seen = resized(image, view.size)
+    ids = np.array(network.classes, np.uint8)
+    if view.tile:
+        mask, top = np.empty(seen.shape[:2], np.uint8), 0
+        for channels in _rows_of_tiles(network, seen, view):
+            mask[top : top + len(channels)] = ids[channels]
+            top += len(channels)
+        return mask if seen.shape == image.shape else _nearest(mask, width, height), None
+    scores = averaged(network, seen, view)
+    return ids[best_channel(scores, height, width)], scores
+
+
+def averaged(network: Network, image: np.ndarray, view: View) -> np.ndarray:
+    """Mean probabilities float32 (C, H, W) over the scales, and over mirrored copies of them."""
+    height, width = image.shape[:2]
+    found: list[np.ndarray] = []
+    for scale in view.scales:
+        copy = image if scale == 1 else _scaled(image, max(16, round(scale * height)), max(16, round(scale * width)))
+        answers = [network.scores(copy)]
+        if view.flip:
+            answers.append(network.scores(np.ascontiguousarray(copy[:, ::-1]))[:, :, ::-1])
+        same = (scores.shape[1:] == (height, width) for scores in answers)
+        found += [s if fits else _enlarged(s, height, width) for s, fits in zip(answers, same, strict=True)]
+    return found[0] if len(found) == 1 else np.asarray(np.mean(found, axis=0, dtype=np.float32))
+
+
+def best_channel(scores: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Channel of the largest of the probabilities (C, h, w), enlarged bilinearly, uint8 (height, width).
+
+    One channel is enlarged at a time, so that memory does not grow with their number.
+    """
+    if scores.shape[1:] == (height, width):
+        return scores.argmax(0).astype(np.uint8)
+    best, channels = np.full((height, width), -1, np.float32), np.zeros((height, width), np.uint8)
+    for channel, score in enumerate(scores):
+        enlarged = cv2.resize(score, (width, height), interpolation=cv2.INTER_LINEAR)
+        larger = enlarged > best
+        channels[larger] = channel
+        np.maximum(best, enlarged, out=best)
+    return channels
+
+
+def resized(image: np.ndarray, size: int | None) -> np.ndarray:
+    """The image with this short side: by areas when it shrinks, bilinear when it grows, as in testing."""
+    height, width = image.shape[:2]
+    short = min(height, width)
+    if size is None or size == short:
+        return image
+    return _scaled(image, max(size, round(height * size / short)), max(size, round(width * size / short)))
+
+
+def starts(length: int, tile: int, overlap: int) -> list[int]:
+    """Where tiles begin along a side so that they cover it, the last one at its end."""
+    if length <= tile:
+        return [0]
+    return [*range(0, length - tile, tile - overlap), length - tile]
+
+
+def ramp(tile: int, overlap: int) -> np.ndarray:
+    """Weights of a tile along a side, float32: they rise over the overlap, and fall over it at the other end."""
+    rise = np.minimum(1.0, (np.arange(tile) + 1) / (overlap + 1))
+    return (rise * rise[::-1]).astype(np.float32)
+
+
+def _rows_of_tiles(network: Network, image: np.ndarray, view: View) -> Iterator[np.ndarray]:
+    """Channels uint8 (rows, W) from top to bottom, as soon as no tile will change them any more.
+
+    Only the rows of one row of tiles are held as probabilities: memory grows with width times classes, not with area.
+    """
+    height, width = image.shape[:2]
+    tile_h, tile_w = min(view.tile, height), min(view.tile, width)
+    tops, lefts = starts(height, tile_h, view.overlap), starts(width, tile_w, view.overlap)
+    weight = ramp(tile_h, view.overlap)[:, None] * ramp(tile_w, view.overlap)
+    held = np.zeros((len(network.classes), tile_h, width), np.float32)
+    for place, top in enumerate(tops):
+        for left in lefts:
+            part = np.ascontiguousarray(image[top : top + tile_h, left : left + tile_w])
+            held[:, :, left : left + tile_w] += weight * averaged(network, part, view)
+        done = (tops[place + 1] if place + 1 < len(tops) else height) - top
+        yield held[:, :done].argmax(0).astype(np.uint8)
+        held[:, : tile_h - done] = held[:, done:].copy()
+        held[:, tile_h - done :] = 0
+
+
+def _scaled(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    shrinks = height < image.shape[0]
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def _enlarged(scores: np.ndarray, height: int, width: int) -> np.ndarray:
+    return np.stack([cv2.resize(np.ascontiguousarray(score), (width, height)) for score in scores])
+
+
+def _nearest(mask: np.ndarray, width: int, height: int) -> np.ndarray:
+    return cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)

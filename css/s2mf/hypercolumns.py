@@ -1,0 +1,76 @@
+"""A network begins to see hypercolumns: when its first task ends, directions and the first classifier are fitted."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from css.config.settings import RunConfig
+from css.model.hypercolumn import COMPONENTS, Hypercolumn, columns, fit_directions
+from css.model.segmenter import Segmenter
+from css.model.state import classifier_parameters, evaluating, set_classifiers
+from css.s2mf.alignment import BATCH, Linear, Rows, look, train
+from css.s2mf.moments import FeatureMoments
+from css.training.trainer import Trainer
+from tasks import InputError, Task
+
+IMAGES = 1000  # about so many give the directions,
+PLACES = 40_000  # with about so many places together
+
+
+def see_hypercolumns(task: Task, model: Segmenter, trainer: Trainer) -> None:
+    """Directions from one pass over the images of the first task, its classifier from a second one.
+
+    The classifier starts as the network's own, which is a function of what the directions keep.
+    """
+    own = classifier_parameters(model)
+    found = trainer.once("directions", lambda: dict(fit_hypercolumn(task, model, trainer).state_dict()))
+    hypercolumn = Hypercolumn(**found)
+    start = in_columns(own, hypercolumn)
+    model.see(hypercolumn)
+    set_classifiers(model, *start)
+
+    def compute() -> dict[str, Tensor]:
+        seen = look(task, model, None, trainer)
+        targets = F.one_hot(seen.labels, len(start[0])).float()
+        weight, bias = train(start, [Rows(seen.after, targets, BATCH)])
+        return {"weight": weight, "bias": bias}
+
+    found = trainer.once("first classifier", compute)
+    set_classifiers(model, found["weight"], found["bias"])
+
+
+def require_places(config: RunConfig, task: Task, model: Segmenter) -> None:
+    """Raises InputError if the first task shows fewer places than numbers would be kept of one."""
+    if config.model.classifier_features != "hypercolumn":
+        return
+    width = min(COMPONENTS, sum(model.column_widths))
+    places = len(task.train_indices) * (config.train.crop // 16) ** 2
+    if places <= width:
+        raise InputError(
+            f"The {len(task.train_indices)} images of the first task have {places} places at --train.crop "
+            f"{config.train.crop}, too few for {width} numbers per place: give it more images, a larger crop, or "
+            "--model.classifier-features decoder."
+        )
+
+
+def in_columns(own: Linear, hypercolumn: Hypercolumn) -> Linear:
+    """The classifier of the last stage as one of hypercolumns, whose directions must span its rows."""
+    weight, bias = own
+    width = weight.shape[1]
+    rows = weight * hypercolumn.scale[-width:].cpu()
+    return rows @ hypercolumn.directions[-width:].cpu(), bias + rows @ hypercolumn.mean[-width:].cpu()
+
+
+@torch.no_grad()
+def fit_hypercolumn(task: Task, model: Segmenter, trainer: Trainer) -> Hypercolumn:
+    """From the moments of all stages at a part of the places of a task's images, and the network's own classifier."""
+    moments, batch = FeatureMoments(), trainer.config.train.batch
+    quota = max(1, PLACES * batch // min(IMAGES, len(task.train_indices)))
+    for images, _ in trainer.passes(task, model, "directions", most=-(-IMAGES // batch)):
+        with evaluating(model), trainer.autocast():
+            found = columns(model.column(images)).permute(0, 2, 3, 1).flatten(0, 2)
+        chosen = torch.randperm(len(found))[:quota].to(found.device)
+        moments.update(found[chosen], torch.zeros(len(chosen), device=found.device), 1)
+    sums = trainer.processes.sum(moments.sums)[0]
+    first, _ = classifier_parameters(model)
+    return fit_directions(sums, model.column_widths, first, COMPONENTS)
