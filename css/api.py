@@ -17,27 +17,23 @@ import torch
 from PIL import Image
 
 from css.config.files import merge
-from css.config.settings import RunConfig
 from css.extend.flow import extend
 from css.extend.plan import path_of
 from css.extend.request import Request
 from css.extend.scores import class_scores
-from css.kinds.choice import kind_of
 from css.losses import upsample
-from css.model.segmenter import Segmenter
-from css.report.results import read_results
+from css.predict.network import RunNetwork, open_run_network
+from css.predict.view import View, segment
 from css.run.flow import run
 from css.run.presets import preset
-from css.run.saved import config_of, finished_task, load_model
+from css.run.saved import finished_task
 from css.run.stream import extended_stream
 from css.system.files import atomic
 from css.system.processes import Processes
-from css.training.loaders import autocast
 from tasks.errors import InputError
 from tasks.folder import Folder
 from tasks.folder.source import SPLITS
 from tasks.reading import open_image
-from tasks.views import WholeImage
 
 PathLike = str | Path
 Picture = np.ndarray | PathLike | Image.Image
@@ -52,16 +48,19 @@ class Model:
         names: Names of the classes that it tells apart, by raw id, the background (0) first.
     """
 
-    def __init__(self, path: Path, task: int, config: RunConfig, network: Segmenter, processes: Processes) -> None:
-        self.path, self.task, self._config, self._network, self._processes = path, task, config, network, processes
-        all_names = read_results(path)["class_names"]
-        self.names: dict[int, str] = {class_id: all_names[class_id] for class_id in network.classes}
+    def __init__(self, path: Path, task: int, network: RunNetwork) -> None:
+        self.path, self.task, self._network = path, task, network
+        self.names: dict[int, str] = {class_id: network.names[class_id] for class_id in network.classes}
 
     @overload
-    def predict(self, image: Picture) -> np.ndarray: ...
+    def predict(self, image: Picture, *, size: int | None = None) -> np.ndarray: ...
     @overload
-    def predict(self, image: Picture, scores: Literal[True]) -> tuple[np.ndarray, np.ndarray]: ...
-    def predict(self, image: Picture, scores: bool = False) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+    def predict(
+        self, image: Picture, scores: Literal[True], size: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]: ...
+    def predict(
+        self, image: Picture, scores: bool = False, size: int | None = None
+    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
         """The label map of an image, uint8 (H, W) of raw class ids.
 
         With `scores` the probabilities as well, float32 (classes, H, W) in the order of `names`.
@@ -69,19 +68,14 @@ class Model:
         Args:
             image: Path of a file, a PIL image, or RGB uint8 (H, W, 3).
             scores: Whether to return probabilities, too.
+            size: Short side in pixels that the network sees; default: what it was trained with, as `css predict`.
 
         Raises:
             InputError: a file that cannot be read, or an array of another kind.
         """
         pixels = _pixels(image)
-        height, width = pixels.shape[:2]
-        padded, _ = WholeImage()(pixels, np.zeros((height, width), np.uint8))
-        batch = torch.from_numpy(padded).permute(2, 0, 1)[None]
-        with torch.inference_mode(), autocast(self._config, self._processes):
-            logits = self._network.eval()(self._network.normalise(batch)).logits
-        logits = upsample(logits, batch)[0, :, :height, :width]
-        labels = np.array(self._network.classes, np.uint8)[logits.argmax(0).cpu().numpy()]
-        return (labels, logits.softmax(0).cpu().numpy()) if scores else labels
+        labels, found = segment(self._network, pixels, View(self._network.size if size is None else size))
+        return (labels, _as_large(found, pixels)) if scores else labels
 
     def evaluate(self, data: PathLike) -> dict[str, float | None]:
         """IoU by class name on the validation images of a folder with data.yaml that show a class of the model.
@@ -92,10 +86,10 @@ class Model:
         Raises:
             InputError: the folder is missing or does not fit.
         """
-        results = read_results(self.path)
-        config = dataclasses.replace(self._config, dataset=path_of(str(data)))
-        stream = extended_stream(config, results["class_names"], [self._network.classes], results.get("colours", []))
-        return class_scores(self._network, stream.task(0, needs=["test"]), config, self._processes)
+        network = self._network
+        config = dataclasses.replace(network.config, dataset=path_of(str(data)))
+        stream = extended_stream(config, network.names, [network.classes], network.colours)
+        return class_scores(network.model, stream.task(0, needs=["test"]), config, network.processes)
 
     def extend(self, data: PathLike, classes: Sequence[str], out: PathLike | None = None,
                method: str | None = None, epochs: int | None = None, seed: int = 0,
@@ -113,7 +107,7 @@ class Model:
         first, old = (None if given is None else str(given) for given in (first_data, old_test))
         folder = None if out is None else Path(out)
         request = Request(self.path, str(data), tuple(classes), folder, method, epochs, seed, first, old, crop)
-        extend(request, self._processes)
+        extend(request, self._network.processes)
         return load(request.folder)
 
     def save(self, folder: PathLike) -> None:
@@ -166,11 +160,8 @@ def load(path: PathLike, task: int | None = None) -> Model:
     Raises:
         InputError: this is no run folder of a model for label maps, or the task is not finished.
     """
-    folder, processes = Path(path), Processes.join()
-    config = config_of(folder)
-    kind_of(config.dataset).require_masks("css.load")
-    index = finished_task(folder, task)
-    return Model(folder, index, config, load_model(folder, config, index, processes), processes)
+    folder = Path(path)
+    return Model(folder, finished_task(folder, task), open_run_network(folder, task))
 
 
 def train(data: PathLike, protocol: str, method: str = "plop", **settings: Any) -> Model:
@@ -189,6 +180,13 @@ def train(data: PathLike, protocol: str, method: str = "plop", **settings: Any) 
     config = merge(preset(name, method), {"protocol": protocol, **settings}, "css.train")
     run(config, Processes.join())
     return load(config.folder)
+
+
+def _as_large(scores: np.ndarray | None, image: np.ndarray) -> np.ndarray:
+    """Probabilities (classes, h, w) at the size of an image (H, W, 3)."""
+    assert scores is not None, "they are all there without tiles"
+    labels = torch.empty(1, *image.shape[:2])
+    return upsample(torch.from_numpy(scores)[None], labels)[0].numpy()
 
 
 def _pixels(image: Picture) -> np.ndarray:

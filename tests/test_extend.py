@@ -132,8 +132,21 @@ def test_model_without_statistics(first_data, done, place, tmp_path):
     outcome = css("extend", plain, "--data", place / "new", "--classes", "bag (old)", *options)
     assert outcome.code == 0, outcome.err
     assert ("of --first-data" if first_data else "of the model's own answers") in outcome.out
-    counts = state(tmp_path / "plain+bag (old)", 2)["method.alignment.sums"][:, -1, -1]
+    counts = state(tmp_path / "plain+bag (old)", 2)["method.sums"][:, -1]
     assert len(counts) == 4 and (not first_data or (counts[:3] > 0).all())
+
+
+def test_run_on_hypercolumns_is_extended_on_them(place, tmp_path):
+    run = ["run", place / "old", "1-1", "--runs", tmp_path, "--name", "run", "--classes", "große Tür", "Wand"]
+    outcome = css(*run, *OPTIONS, "--method", "hypercolumn")
+    assert outcome.code == 0, outcome.err
+    for method in ("hypercolumn", "frozen+align"):
+        more = ["--data", place / "new", "--classes", "bag (old)", "--method", method, "--out", tmp_path / method]
+        extended = css("extend", tmp_path / "run", *more)
+        assert extended.code == 0 and "kept by the model's run" in extended.out, extended.err
+        tensors = state(tmp_path / method, 2)
+        columns = [name for name in tensors if name.startswith("model.hypercolumn.")]
+        assert columns and all(torch.equal(tensors[name], state(tmp_path / "run", 1)[name]) for name in columns)
 
 
 BAD = [
@@ -142,7 +155,7 @@ BAD = [
     (["--classes", "bag (old)", "bag (old)"], "--classes names a class twice"),
     (["--classes", "bag (old)", "--method", "joint"], "--method joint needs images of old classes"),
     (["--classes", "bag (old)", "--method", "plop+replay"], "needs images of old classes"),
-    (["--classes", "bag (old)", "--method", "ewc"], "goes on from what it keeps of every task"),
+    (["--classes", "bag (old)", "--method", "ewc"], "cannot go on from"),
     (["--classes", "bag (old)", "--method", "plob"], "--method plob is unknown"),
     (["--classes", "bag (old)", "--epochs", "0"], "--epochs must be at least 1"),
     (["--classes", "bag (old)", "--data", "{root}/empty"], "has no data.yaml"),

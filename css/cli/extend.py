@@ -24,7 +24,7 @@ def extend(model: tyro.conf.Positional[Path], /, data: str, classes: tuple[str, 
         data: Folder with data.yaml (see css data), or the name of a data set.
         classes: Names of the new classes, as in data.yaml.
         out: Run folder to write; default: MODEL+CLASS beside the model's.
-        method: Name of a method, see css list; default: frozen+align, and frozen for a network of another library.
+        method: Name of a method, see css list; default: hypercolumn, and frozen for a network of another library.
         epochs: Epochs of the new task; default: those of the later tasks of the model.
         seed: Seed of initialisation, order and augmentation.
         first_data: Folder with labels of the old classes, for statistics of their features where the run of the model

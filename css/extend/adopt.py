@@ -58,7 +58,7 @@ def adopt(weights: Path, architecture: str | None, names: Sequence[str], out: Pa
     train = TrainConfig(batch=8, epochs=10, later_lr=0.01, crop=512, precision="fp32")  # bf16 changes answers
     config: RunConfig[Any] = RunConfig(
         str(weights.resolve()), "first", "frozen", evaluation="whole", runs=out.parent, name=out.name,
-        model=ModelConfig(text, "none"), train=train,
+        model=ModelConfig(text, "none", "decoder"), train=train,
     )  # fmt: skip
     _write(out, config, network, known)
 

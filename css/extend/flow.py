@@ -94,10 +94,9 @@ def _learn(made: Plan, processes: Processes) -> None:
     config, folder, task = made.config, made.config.folder, made.task
     home = task_folder(folder, made.index)
     model = load_model(made.request.model, made.old, made.index - 1, processes)
-    teacher = model.frozen()
+    teacher, method = model.frozen(), make_method(config.method, config.options)
     torch.manual_seed(config.seed * 1000 + task.index)  # a restart grows the same classifier
-    model.grow(task.new_classes)
-    method = make_method(config.method, config.options)
+    method.grow(model, task.new_classes)
     trainer = Trainer(config, processes, work_folder(home), Log(folder / "log.jsonl" if processes.is_main else None))
     statistics = origin(made, method)
     if not (home / "result.json").exists():

@@ -126,8 +126,9 @@ def _require_state(method: Method, name: str, request: Request, old: RunConfig) 
         raise InputError(f"--method {name} needs images of old classes; choose frozen+align, plop or mib.")
     inner = getattr(method, "base", method)
     keeps = type(inner).tensors is not Method.tensors and not hasattr(inner, "alignment")
-    if (keeps or "s2mf" in parts) and name != old.method:
+    own_head = method.own_head or make_method(old.method, old.options).own_head
+    if (keeps or own_head or parts & {"s2mf", "ewf"}) and name != old.method:
         raise InputError(
-            f"--method {name} goes on from what it keeps of every task, and {request.model} was made by "
-            f"{old.method}; choose frozen+align, frozen, plop, mib or another one that keeps nothing."
+            f"--method {name} cannot go on from {request.model}, which {old.method} has made with what it keeps or "
+            f"adds to the network; choose {old.method}, or for another model frozen+align, frozen, plop or mib."
         )

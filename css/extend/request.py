@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-DEFAULT_METHOD = "frozen+align"
+DEFAULT_METHOD = "hypercolumn"  # one pass over the images, no epochs
 FOREIGN_METHODS = ("frozen", "finetune")  # for networks of other libraries; the first one is the default
 
 

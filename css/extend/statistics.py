@@ -25,7 +25,7 @@ KEPT, LABELLED, OWN, NONE = "kept by the model's run", "of --first-data", "of th
 def origin(plan: Plan, method: Method) -> str:
     """Where what the method knows of the old classes is from."""
     kept, aligns = _kept(plan), isinstance(getattr(method, "alignment", None), Alignment)
-    if kept and (plan.config.method == plan.old.method or (aligns and part(kept, "alignment"))):
+    if kept and (plan.config.method == plan.old.method or (aligns and _sums(kept))):
         return KEPT
     if not aligns:
         return NONE
@@ -39,7 +39,7 @@ def take_statistics(plan: Plan, method: Method, teacher: Segmenter, trainer: Tra
     if where == KEPT and plan.config.method == plan.old.method:
         method.load_tensors(_kept(plan))
     elif where == KEPT:
-        alignment.load_tensors(part(_kept(plan), "alignment"))
+        alignment.load_tensors(_sums(_kept(plan)))
     elif where == LABELLED:
         _count_labelled(plan, alignment, teacher, trainer)
     elif where == OWN:
@@ -51,6 +51,11 @@ def _kept(plan: Plan) -> dict[str, Tensor]:
     """What the method of the model's run has kept of all its tasks."""
     home = task_folder(plan.request.model, plan.index - 1)
     return part(load_tensors(home / "model.safetensors")[0], "method")
+
+
+def _sums(kept: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The moments of features among them: of a wrapper, or of a method that does nothing but align."""
+    return part(kept, "alignment") or {name: value for name, value in kept.items() if name == "sums"}
 
 
 def _count_labelled(plan: Plan, alignment: Alignment, teacher: Segmenter, trainer: Trainer) -> None:
