@@ -78,7 +78,7 @@ class AGem(Method):
     def corrected(self, gradient: Tensor, task: Task, model: Segmenter, parameters: Sequence[nn.Parameter],
                   trainer: Trainer) -> Tensor:  # fmt: skip
         """What becomes of the gradient, both as one vector."""
-        return project(gradient, self.memory_gradient(None, task, model, parameters, trainer))
+        return turned_away(gradient, self.memory_gradient(None, task, model, parameters, trainer))
 
     @torch.enable_grad()
     def memory_gradient(self, of: int | None, task: Task, model: Segmenter, parameters: Sequence[nn.Parameter],
@@ -91,7 +91,7 @@ class AGem(Method):
         return _flat([torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)])
 
 
-def project(gradient: Tensor, reference: Tensor) -> Tensor:
+def turned_away(gradient: Tensor, reference: Tensor) -> Tensor:
     """g if g.r >= 0, else g - (g.r / r.r) r: the nearest vector that does not point against r (Eq. 11)."""
     dot = gradient @ reference
     return gradient if dot >= 0 else gradient - dot / (reference @ reference) * reference

@@ -17,10 +17,10 @@ from tasks.datasets.single_shapes import SingleShapes
 
 def test_a_gem_by_hand():
     gradient, reference = torch.tensor([1.0, -2.0]), torch.tensor([0.0, 3.0])
-    assert torch.equal(a_gem.project(gradient, reference), torch.tensor([1.0, 0.0]))
+    assert torch.equal(a_gem.turned_away(gradient, reference), torch.tensor([1.0, 0.0]))
     against = torch.tensor([1.0, 2.0])  # points the same way: nothing changes
-    assert a_gem.project(against, reference) is against
-    assert a_gem.project(torch.tensor([1.0, 0.0]), reference)[1] == 0  # orthogonal
+    assert a_gem.turned_away(against, reference) is against
+    assert a_gem.turned_away(torch.tensor([1.0, 0.0]), reference)[1] == 0  # orthogonal
 
 
 def test_a_gem_is_the_nearest_vector_that_does_not_point_against():
@@ -28,7 +28,7 @@ def test_a_gem_is_the_nearest_vector_that_does_not_point_against():
     gradient, reference = torch.randn(20, dtype=torch.float64), torch.randn(20, dtype=torch.float64)
     if gradient @ reference > 0:
         reference = -reference
-    found = a_gem.project(gradient, reference)
+    found = a_gem.turned_away(gradient, reference)
     assert abs(found @ reference) < 1e-12
     for _ in range(50):  # no other feasible vector is nearer
         other = found + 0.1 * torch.randn(20, dtype=torch.float64)

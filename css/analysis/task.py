@@ -47,9 +47,9 @@ class Analysis:
     ) -> None:
         self.task, self.old, self.fused, self.config, self.processes = task, old, fused, config, processes
         self.home, self.name = run / "analysis", f"task_{task.index}"
-        self.record, _ = load_tensors(task_folder(run, task.index) / MODELS_FILE)
+        self.kept, _ = load_tensors(task_folder(run, task.index) / MODELS_FILE)
         self.aligned = snapshot(fused)
-        set_classifiers(fused, **part(self.record, "unaligned"))
+        set_classifiers(fused, **part(self.kept, "unaligned"))
         self.models = self._models()
 
     def measure(self, images: int, judge: Segmenter | None) -> dict[str, Any]:
@@ -66,13 +66,13 @@ class Analysis:
                 found["models"]["fused_real"] = measure(self.models, real, test)
             found["landscape"] = landscape(self.models, self._batches(self._half_new(FEW)))
             found["dreams"] = {name: self._dreams(name, judge) for name in ("old", "new")}
-        found["gates"] = gate_shares(part(self.record, "gate"), self.fused)
+        found["gates"] = gate_shares(part(self.kept, "gate"), self.fused)
         self._draw(found)
         write_json(self.home / f"{self.name}.json", found)
         return found
 
     def _models(self) -> Models:
-        states = [self.old.state_dict(), part(self.record, "slow"), part(self.record, "fast"), self.fused.state_dict()]
+        states = [self.old.state_dict(), part(self.kept, "slow"), part(self.kept, "fast"), self.fused.state_dict()]
         device = self.processes.device
         old, slow, fast, fused = (
             {name: value.detach().clone().to(device) for name, value in state.items()} for state in states
@@ -121,7 +121,7 @@ class Analysis:
         return np.concatenate([with_new, _evenly(indices[~new], most - len(with_new))])
 
     def _dreams(self, name: str, judge: Segmenter | None) -> dict[str, Any]:
-        images, queries = (self.record[f"{name}.{what}"] for what in ("images", "queries"))
+        images, queries = (self.kept[f"{name}.{what}"] for what in ("images", "queries"))
         num_old, num_all = self.models.num_old, len(self.fused.classes)
         dreamt = range(1, num_old) if name == "old" else range(num_old, num_all)
         teacher = self.models.old if name == "old" else self.models.fast

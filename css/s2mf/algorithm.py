@@ -72,7 +72,7 @@ class Split2MetaFusion(SlowModel):
         super().__init__(options, base)
         self.layouts = LayoutStatistics()
         self.alignment = Alignment()
-        self.record: dict[str, Tensor] = {}  # of the task that is being learnt, for FILE
+        self.kept: dict[str, Tensor] = {}  # of the task that is being learnt, for FILE
 
     def check(self, config: RunConfig) -> None:
         """Raises InputError for options that are out of range or exclude each other."""
@@ -114,7 +114,7 @@ class Split2MetaFusion(SlowModel):
             self.alignment.align(task, model, teacher, trainer)
 
     def _split_and_fuse(self, task: Task, model: Segmenter, teacher: Segmenter, trainer: Trainer) -> None:
-        self.record = {}  # of the task before; frees the memory of its models
+        self.kept = {}  # of the task before; frees the memory of its models
         losses = self.base.objective(task, model, teacher, trainer)
         epochs = trainer.config.epochs(task.index)
         if not self._slow_is_old:
@@ -128,9 +128,9 @@ class Split2MetaFusion(SlowModel):
             fused = trainer.once("fusion", lambda: self._fuse(task, model, slow, fast, teacher, old, new, trainer))
         model.load_state_dict(part(fused, "state"))
         weight, bias = classifier_parameters(model)  # before they are aligned
-        self.record = prefixed(slow=slow, fast=fast, old=_tensors(old), new=_tensors(new))
-        self.record |= prefixed(unaligned={"weight": weight, "bias": bias})
-        self.record |= {name: value for name, value in fused.items() if not name.startswith("state.")}
+        self.kept = prefixed(slow=slow, fast=fast, old=_tensors(old), new=_tensors(new))
+        self.kept |= prefixed(unaligned={"weight": weight, "bias": bias})
+        self.kept |= {name: value for name, value in fused.items() if not name.startswith("state.")}
 
     @property
     def _slow_is_old(self) -> bool:
@@ -213,11 +213,11 @@ class Split2MetaFusion(SlowModel):
     def store(self, home: Path, task: Task, model: Segmenter) -> None:
         """Writes both models, the gates and the dreams (MODELS_FILE), and pictures of the dreams."""
         super().store(home, task, model)
-        if self.record:
-            save_tensors(home / MODELS_FILE, self.record)
+        if self.kept:
+            save_tensors(home / MODELS_FILE, self.kept)
             palette = class_palette(palette_of(task.source), task.seen_classes)
             for name in ("old", "new"):
-                images, queries = self.record[f"{name}.images"], self.record[f"{name}.queries"]
+                images, queries = self.kept[f"{name}.images"], self.kept[f"{name}.queries"]
                 draw_dreams(home / f"dreams-{name}.png", images, queries, palette, model.pixel_mean, model.pixel_std)
 
 

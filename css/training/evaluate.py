@@ -23,6 +23,8 @@ def predict(model: Segmenter, images: torch.Tensor, config: RunConfig, processes
 def evaluate(model: Segmenter, task: Task, config: RunConfig, processes: Processes,
              single: ImageCounts | None = None) -> ConfusionMatrix:  # fmt: skip
     """Every test image of the task counted exactly once, whatever the number of processes; in `single`, too."""
+    if list(model.classes) != list(task.seen_classes):  # two lists of one thing: channels would have other meanings
+        raise ValueError(f"the network's channels are classes {model.classes}, the labels' {task.seen_classes}")
     kind = kind_of(config.dataset)
     images = task.test(kind.test_view(config))
     batch = config.train.batch if config.evaluation == "crop" else 1  # whole images differ in size
