@@ -136,7 +136,9 @@ def test_model_without_statistics(first_data, done, place, tmp_path):
     assert len(counts) == 4 and (not first_data or (counts[:3] > 0).all())
 
 
-def test_run_on_hypercolumns_is_extended_on_them(place, tmp_path):
+def test_run_on_hypercolumns_is_extended_on_them(place, tmp_path, monkeypatch):
+    for module in ("css.model.hypercolumn", "css.s2mf.hypercolumns"):
+        monkeypatch.setattr(f"{module}.COMPONENTS", 32)  # numbers per place, of which these few images show more
     run = ["run", place / "old", "1-1", "--runs", tmp_path, "--name", "run", "--classes", "große Tür", "Wand"]
     outcome = css(*run, *OPTIONS, "--method", "hypercolumn")
     assert outcome.code == 0, outcome.err

@@ -67,7 +67,6 @@ def _write(out: Path, config: RunConfig, network: Foreign, names: list[str]) -> 
     classes = network.classes
     task = {
         "index": 0, "new_classes": classes, "train_images": 0, "test_images": 0, "iou": [None] * len(classes),
-        "confusion": [[0] * len(classes) for _ in classes],
         "groups": dict.fromkeys(GROUPS), "seconds": {}, "log_bytes": 0,
     }  # fmt: skip
     facts = run_facts(as_dict(config), [classes], names, "", distinct_palette()[: len(names)].tolist())
