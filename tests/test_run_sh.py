@@ -26,7 +26,7 @@ def run_sh(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProc
         (("shapes", "17-9"), 2, "protocol '17-9'"),
         (("voc", "15-1", "--data-root", "nowhere"), 2, "nowhere"),
         (("fly",), 2, "'fly' is no command"),
-        (("shape", "15-1"), 2, "did you mean shapes?"),
+        (("shape", "15-1"), 2, "did you mean shapes or shapes-cls?"),
         (("--version",), 0, "css 0."),
     ],
 )
