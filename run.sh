@@ -18,7 +18,9 @@ css="$root/css/__main__.py" # as a file, which works beside a css.py or tasks.py
 
 has_packages() { # does this python have everything, new enough?
     command -v "$1" >/dev/null && "$1" - "$root/pyproject.toml" <<'PY' 2>/dev/null
-import re, sys
+import sys
+sys.path[:] = filter(None, sys.path) # a json.py or re.py of the user's in the current folder is not the library's
+import re
 from importlib.metadata import version
 lines = re.findall(r'"([a-z][a-z0-9-]*)>=([0-9.]+)', open(sys.argv[1]).read())
 numbers = lambda text: [int(part) for part in re.findall(r"\d+", text)[:3]]

@@ -89,6 +89,7 @@ def test_run_settings_that_cannot_work(config, says):
         ("nothing", "choose from finetune, joint, plop"),
         ("no.such.module:Method", "cannot be imported"),
         ("css.method:Nothing", "cannot be imported"),
+        (".method:Method", "cannot be imported"),
         ("css.method.contract:NoOptions", "is not a subclass"),
     ],
 )

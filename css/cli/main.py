@@ -114,7 +114,7 @@ def _dispatch(arguments: list[str]) -> int:
     if name not in COMMANDS and (name in DATASETS or ":" in name or is_folder(name)):
         name, rest = "run", arguments
     if name not in COMMANDS:
-        raise InputError(f"{name!r} is no command; {nearest(name, COMMANDS)}.")
+        raise InputError(f"{name!r} is no command; {nearest(name, [*COMMANDS, *DATASETS])}.")
     return _call(name, COMMANDS[name], rest)
 
 

@@ -73,5 +73,5 @@ def _import(path: str, name: str) -> Any:
     module, _, attribute = path.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError, SyntaxError) as error:  # TypeError: of ".x:Y"
         raise InputError(f"--method {name} cannot be imported ({error}); check the module path.") from None

@@ -7,6 +7,7 @@ A folder with data.yaml takes part by its path, see `tasks.folder`. A class of t
 
 import functools
 import importlib
+import inspect
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -140,6 +141,8 @@ def open_source(name: str, root: Path) -> Source:
     Raises InputError for an unknown name, missing data, or a class that lacks something.
     """
     found = find_dataset(name)
+    if name not in DATASETS and found.source == name:
+        _require_class(name, root)
     source = _import(name, found.source)(root) if found.on_disk else _rendered(found.source)
     wanted = ["name", "class_names", "presence", "load", "image_id", "fingerprint"]
     if missing := [attribute for attribute in wanted if not hasattr(source, attribute)]:
@@ -158,6 +161,18 @@ def prepare(name: str, root: Path) -> None:
     _import(name, find_dataset(name).prepare)(root)
 
 
+def _require_class(name: str, root: Path) -> None:
+    found = _import(name, name)
+    if not isinstance(found, type):
+        raise InputError(f"Data set {name} is no class; tasks.source.Source says what it must offer.")
+    try:
+        inspect.signature(found).bind(root)
+    except TypeError as error:
+        raise InputError(
+            f"Data set {name}: the class is made from one argument, the folder that --data-root names ({error})."
+        ) from None
+
+
 @functools.cache
 def _rendered(source: str) -> Source:
     return cast(Source, _import(source, source)())
@@ -167,5 +182,5 @@ def _import(name: str, path: str) -> Callable[..., Any]:
     module, _, attribute = path.partition(":")
     try:
         return cast(Callable[..., Any], getattr(importlib.import_module(module), attribute))
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError, SyntaxError) as error:  # TypeError: of ".x:Y"
         raise InputError(f"Data set {name} cannot be imported ({error}); check the module path.") from None
