@@ -349,7 +349,7 @@ def test_run_that_is_resumed_with_other_data(good, run, tmp_path):
             shutil.rmtree(run / "task_1")
             (run / "results.json").unlink()
         outcome = resumed(other, run)
-        assert outcome.code == 2 and "data_fingerprint" in outcome.complaint
+        assert outcome.code == 2 and "the data are others" in outcome.complaint
         assert not complete or read_results(run) == before
 
 

@@ -39,7 +39,7 @@ def differences(mine: dict[str, Any], other: dict[str, Any], first_task_only: bo
     ignored = _NOT_COMPARED | (_NOT_OF_A_FIRST_TASK if first_task_only else set())
     pairs = [{**_DEFAULTS, **_flat(values)} for values in (mine, other)]
     return [
-        f"{key} is {first!r} here and {second!r} there"
+        "the data are others" if key == FINGERPRINT else f"{key} is {first!r} here and {second!r} there"
         for key in sorted(pairs[0].keys() | pairs[1].keys())
         if key not in ignored and key.split(".")[0] not in ignored
         if (first := pairs[0].get(key)) != (second := pairs[1].get(key))

@@ -52,6 +52,8 @@ def divided(name: str) -> tuple[str, str | None]:
 
 def method_path(name: str) -> str:
     """Where a base method is: "module:Class". Raises InputError for an unknown name."""
+    if not name:
+        raise InputError("--method names no base method: give one before the +, for example plop+s2mf.")
     if name not in METHODS and ":" not in name:
         raise InputError(
             f"--method {name} is unknown; {nearest(name, METHODS)}, or name your own as package.module:Class."

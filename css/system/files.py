@@ -11,6 +11,9 @@ from typing import Any
 from tasks.errors import InputError
 
 
+_WAYS_OUT = {NotADirectoryError: "move the file that is in its way", PermissionError: "change its permissions"}
+
+
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path` (file or folder), which takes its place when the block ends without error.
@@ -42,7 +45,8 @@ def writing(path: Path | str | None) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(
-            f"Cannot write {path}: {error.strerror or error}; free some space or choose another folder (--runs, --out)."
+            f"Cannot write {path}: {error.strerror or error}; {_WAYS_OUT.get(type(error), 'free some space')} or choose "
+            "another folder (--runs, --out)."
         ) from error
 
 

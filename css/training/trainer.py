@@ -196,5 +196,6 @@ def _require_finite(values: dict[str, float], where: dict) -> None:
         raise InputError(
             f"The loss is {loss} at task {where['task']}, epoch {where['epoch']}, iteration {where['iteration']} "
             f"({', '.join(f'{name} {value:.3g}' for name, value in values.items())}): lower --train.lr or "
-            "--train.later-lr, or use --train.precision fp32. The last good checkpoint is kept."
+            "--train.later-lr, or use --train.precision fp32. The last good checkpoint is kept; "
+            "new settings need another folder (--name)."
         )
