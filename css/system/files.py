@@ -10,7 +10,6 @@ from typing import Any
 
 from tasks.errors import InputError
 
-
 _WAYS_OUT = {NotADirectoryError: "move the file that is in its way", PermissionError: "change its permissions"}
 
 
@@ -45,8 +44,8 @@ def writing(path: Path | str | None) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(
-            f"Cannot write {path}: {error.strerror or error}; {_WAYS_OUT.get(type(error), 'free some space')} or choose "
-            "another folder (--runs, --out)."
+            f"Cannot write {path}: {error.strerror or error}; {_WAYS_OUT.get(type(error), 'free some space')} "
+            "or choose another folder (--runs, --out)."
         ) from error
 
 
