@@ -8,7 +8,7 @@ from css.run.presets import preset
 from css.system.files import writing
 from css.system.processes import Processes
 
-# Of the built-in shapes; sized for a minute on two cores.
+# Of the built-in shapes; sized for a minute and a half on two cores.
 _SETTINGS = {
     "protocol": "3-1", "classes": ["1", "2", "3", "4", "5"],
     "train": {"epochs": 6, "later_epochs": 3, "later_lr": 0.05},
@@ -17,7 +17,7 @@ _LAST_TASK = 2
 
 
 def demo(out: Path = Path("demo")) -> None:
-    """Learns three classes of the built-in shapes, then a fourth and a fifth from their own images, in about a minute.
+    """Learns three classes of the built-in shapes, then two more from their own images, in a minute and a half.
 
     Args:
         out: Run folder to write.

@@ -15,7 +15,7 @@ from tasks.errors import InputError, nearest, sentence
 
 USAGE = """usage: css COMMAND ...
 
-  demo                             three classes learnt, two added, a picture and a table, in a minute
+  demo                             three classes learnt, two added, a picture and a table, in a minute and a half
   run DATASET PROTOCOL [options]   learn a stream, for example: css run shapes 15-1 --method plop
   extend MODEL --data FOLDER --classes NAME ...   add classes to a trained model, from images of these alone
   table RECIPE [options]           all runs of a recipe, one table
