@@ -25,6 +25,22 @@ def test_links(page):
     assert not broken_links(page, page.read_text(encoding="utf-8"))
 
 
+def outside_links(text: str) -> list[str]:
+    """Links to files that are no page of the site; a strict build refuses them."""
+    targets = [target.partition("#")[0] for target in LINK.findall(text)]
+    return [target for target in targets if target.startswith("..") and Path(target).suffix not in (".md", ".png")]
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("docs/**/*.md")), ids=lambda page: str(page.relative_to(ROOT)))
+def test_pages_link_to_pages(page):
+    assert not outside_links(page.read_text(encoding="utf-8"))
+
+
+def test_a_link_to_no_page_is_seen():
+    text = "[page](../REPRODUCTION.md), [picture](../docs/a.png), [recipe](../../recipes/table2.yaml)"
+    assert outside_links(text) == ["../../recipes/table2.yaml"]
+
+
 def test_a_broken_link_is_seen():
     text = "[here](design.md), [gone](results.md#tried), [elsewhere](https://example.org/results.md)"
     assert broken_links(ROOT / "docs" / "s2mf.md", text) == ["results.md"]
