@@ -2,6 +2,8 @@
 # datumaro 1.13.12: z_order says which annotation is drawn on top, and the COCO export sorts by nothing and drops it.
 #
 # Input:      one image, a "hat" polygon with z_order 1 above a "bag" polygon with z_order 0; they overlap.
+#
+# Versions: datumaro 1.13.12; Python 3.11.
 # Expected:   as COCO has no z_order, the annotations are written from the lowest to the highest, so that a reader that
 #             draws in the order of the file (as most do) sees the hat on top; or a warning.
 # Seen:       they are written in the order of the list, hat first, without a warning: the bag is on top. And when

@@ -2,6 +2,8 @@
 # datumaro 1.13.12: a data set of polygons exported as "voc_segmentation" has no masks, and nothing says so.
 #
 # Input:      one image with one polygon, exported as voc_segmentation with the labels of the data set.
+#
+# Versions: datumaro 1.13.12; Python 3.11.
 # Expected:   SegmentationClass/a.png with the polygon drawn, or an error, or a warning.
 # Seen:       exit code 0, no warning, an empty SegmentationClass and no list in ImageSets/Segmentation.
 # Way round:  transform with "polygons_to_masks" before the export.

@@ -2,6 +2,7 @@
 # Pillow 13.0.0: the same pixels with the same EXIF orientation are turned when they are read from a TIFF file, and not
 # when they are read from JPEG, PNG or WebP; OpenCV 5.0.0 turns all four.
 #
+# Versions: pillow 13.0.0, numpy 2.4.6, opencv-python-headless 5.0.0.93; Python 3.11.
 # Expected by most: a library turns all files or none (Pillow: none, which is what ImageOps.exif_transpose is for).
 # Seen: see the table. A photograph and a mask that are read by two libraries, or from two formats, come apart; at 180
 # degrees, and where images are square, without a change of size that an assertion would catch.

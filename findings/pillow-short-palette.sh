@@ -2,6 +2,7 @@
 # Pillow 13.0.0: saving a mask of mode P as PNG changes its class ids, without a word, if its palette has fewer colours
 # than the largest id needs. The number of colours chooses the bits of a pixel, and what does not fit is cut.
 #
+# Versions: pillow 13.0.0, numpy 2.4.6; Python 3.11.
 # Expected by most: the file holds the indices of the image (or save() raises an error).
 # Seen: a mask of the ids 0, 1, 2, 5 and 255 with a palette of two colours (background, the one class that somebody
 # cared to colour) comes back as 0 and 1, even with save(..., bits=8). Mode L, or a palette filled up to 256 entries, keeps it.

@@ -2,6 +2,7 @@
 # A colour TIFF of 16 bits whose colours lie in planes (PlanarConfiguration 2) is read wrongly by Pillow 13.0.0 and by
 # OpenCV 5.0.0, each in its own way, without an error or a warning; size, mode and type are right.
 #
+# Versions: pillow 13.0.0, numpy 2.4.6, tifffile 2026.3.3, opencv-python-headless 5.0.0.93; Python 3.11.
 # Expected by most: the picture, or an error, as for kinds of TIFF that a library does not know.
 # Seen: Pillow takes the planes for planes of 8 bits, so every row is half of the row, its low bytes between the high
 # ones; OpenCV takes the planes for interleaved pixels. tifffile 2026.3.3 reads back what it wrote.

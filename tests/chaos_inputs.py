@@ -51,7 +51,7 @@ OPTIONS = {
     "a long name of few letters": (["--name", "ä" * 120], "240 bytes"),
     "the folder above": (["--name", ".."], "--name '..'"),
     "the folder itself": (["--name", "."], "--name '.'"),
-    "an absolute name": (["--name", "/tmp/elsewhere"], "--name '/tmp/elsewhere'"),
+    "an absolute name": (["--name", "/elsewhere"], "--name '/elsewhere'"),
     "a name with a folder": (["--name", "a/b"], "--name 'a/b'"),
     "a name above": (["--name", "../a"], "--name '../a'"),
     "an empty name": (["--name", ""], "--name ''"),
