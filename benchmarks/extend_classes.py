@@ -42,10 +42,10 @@ def main() -> None:
     given = parser.parse_args()
     learn(given, "first", given.old)
     learn(given, "first-columns", given.old, given.out / "first")
-    learn(given, "joint", [*given.old, *given.new])
-    learn(given, "joint-columns", [*given.old, *given.new], given.out / "joint")
     for variant in given.variants:
         add_classes(given, variant)
+    learn(given, "joint", [*given.old, *given.new])
+    learn(given, "joint-columns", [*given.old, *given.new], given.out / "joint")
     print(tables(given))
 
 
@@ -76,6 +76,7 @@ def add_classes(given: argparse.Namespace, variant: str) -> None:
 
 def command(given: argparse.Namespace, name: str, arguments: Sequence[str]) -> None:
     """css ARGUMENTS in a process of its own; its seconds, if it has run in one go."""
+    given.out.mkdir(parents=True, exist_ok=True)
     path = given.out / "seconds.json"
     spent = json.loads(path.read_text()) if path.exists() else {}
     if name in spent:
@@ -98,8 +99,9 @@ def tables(given: argparse.Namespace) -> str:
     columns = {name: _iou(given, name) for name in ("first", "first-columns", "joint", "joint-columns")}
     ends = {variant: _iou(given, f"{variant}-{len(given.new)}") for variant in given.variants}
     lines = [_row(["class", *columns, *ends]), _row(["---"] * (1 + len(columns) + len(ends)))]
+    shown = [*columns.values(), *ends.values()]
     for name in ["background", *given.old, *given.new]:
-        lines.append(_row([name, *(_percent(iou.get(name)) for iou in [*columns.values(), *ends.values()])]))
+        lines += [_row([name, *(_percent(iou.get(name)) for iou in shown)])]
     spent = json.loads((given.out / "seconds.json").read_text())
     for variant, iou in ends.items():
         before = columns[VARIANTS[variant][0]]
@@ -114,9 +116,8 @@ def tables(given: argparse.Namespace) -> str:
 
 def _iou(given: argparse.Namespace, name: str) -> dict[str, float]:
     results: dict[str, Any] = json.loads((given.out / name / "results.json").read_text())
-    return {
-        results["class_names"][k]: v for k, v in zip(results["class_order"], results["tasks"][-1]["iou"], strict=True)
-    }
+    names = [results["class_names"][class_id] for class_id in results["class_order"]]
+    return dict(zip(names, results["tasks"][-1]["iou"], strict=True))
 
 
 def _percent(value: float | None) -> str:
