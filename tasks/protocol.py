@@ -19,8 +19,9 @@ PARTITION_SEED = 0  # the same for all runs, so that methods and seeds are compa
 def split_classes(protocol: str, num_classes: int, order: Sequence[int] | None = None) -> list[list[int]]:
     """Raw class ids of each task of protocol "A-B": A classes first, then B at a time until none is left.
 
-    "A-0" is a single task of all A classes. num_classes counts the foreground classes; `order` names their raw ids in learning order (default 1..num_classes),
-    so a subset of a data set is the order of its ids. The background is put first in the first group.
+    "A-0" is a single task of all A classes. num_classes counts the foreground classes; `order` names their raw ids in
+    learning order (default 1..num_classes), so a subset of a data set is the order of its ids. The background is put
+    first in the first group.
 
     Raises InputError for a protocol that does not fit and for an order that is not num_classes distinct ids.
     """

@@ -107,8 +107,8 @@ def _learn(made: Plan, processes: Processes) -> None:
         complete(made.stream, task, model, teacher, method, trainer)
     load_task(home, model, method)
     extends = {"model": str(made.request.model), "statistics": statistics, **_tested(made, teacher, model, processes)}
+    processes.first(lambda: _write(made, extends))  # the others wait for what they read next
     if processes.is_main:
-        _write(made, extends)
         shutil.rmtree(work_folder(home), ignore_errors=True)
 
 
