@@ -19,6 +19,7 @@ class Frozen(Method):
     """
 
     summary = "everything but the new classifier frozen (floor)"
+    frozen_network = True
 
     def learn(self, task: Task, model: Segmenter, teacher: Segmenter, trainer: Trainer) -> None:
         """Fits the newest classifier alone; everything can be trained again afterwards."""

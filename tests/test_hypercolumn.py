@@ -147,3 +147,28 @@ def test_the_networks_own_answers_are_kept(kept):
     with torch.no_grad():
         error = (model(images).logits - logits).abs().max() / logits.std()
     assert (error < 1e-3) == kept
+
+
+def test_a_pretrained_encoder_beside_the_trained_one():
+    """Its stages come first; it stays as it was, its statistics too; a network that is loaded has it as well."""
+    model = first_model(small_stream())
+    model.keep_pretrained()
+    widths = [*model.encoder.out_channels[-3:]] * 2 + [256]
+    assert model.column_widths == widths
+    images = torch.randn(4, 3, 64, 64)
+    before = model.eval().column(images)
+    assert [found.shape[1] for found in before] == widths
+    model.train()
+    with torch.no_grad():
+        for parameter in model.encoder.parameters():
+            parameter.mul_(1.5)
+    model(images)  # in training: statistics of BatchNorm move, but not those that are kept
+    after = model.eval().column(images)
+    same = [torch.equal(one, other) for one, other in zip(before, after, strict=True)]
+    assert same == [True] * 3 + [False] * 4
+    assert not any(parameter.requires_grad for parameter in model.pretrained.parameters())
+    x = extend(rows_of(after).detach().double())
+    model.see(fit_directions(x.T @ x, widths, classifier_parameters(model), 40))
+    other = first_model(small_stream()).eval()
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other(images).logits, model(images).logits)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import scipy.linalg
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -76,7 +77,14 @@ def fit_directions(moments: Tensor, widths: Sequence[int], own: tuple[Tensor, Te
     known = torch.linalg.qr(rows.T)[0]
     rest = covariance - known @ (known.T @ covariance)
     rest = rest - (rest @ known) @ known.T
-    components = torch.linalg.eigh(rest)[1].flip(1)[:, : number - known.shape[1]]
+    components = _principal(rest, min(number, len(scale)) - known.shape[1])
     directions = torch.linalg.qr(torch.cat([known, components], dim=1))[0]  # orthonormal where channels are dead, too
     spread = (directions * (covariance @ directions)).sum(0).mean().sqrt()  # so that variances are 1 on average
     return Hypercolumn(scale * spread, mean / spread, directions, *own)
+
+
+def _principal(covariance: Tensor, number: int) -> Tensor:
+    """The eigenvectors (D, number) of the largest eigenvalues, these falling."""
+    size = len(covariance)
+    vectors = scipy.linalg.eigh(covariance.numpy(), subset_by_index=[size - number, size - 1])[1]
+    return torch.from_numpy(vectors).flip(1)

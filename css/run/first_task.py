@@ -32,16 +32,17 @@ def borrowed_first_task(config: RunConfig, task: Task) -> dict[str, torch.Tensor
         reasons.append(f"{config.method} here needs a first task learnt with {wanted}, and that one was with {found}")
     if reasons:
         raise InputError(f"--task0 {run} does not fit this run: {'; '.join(reasons)}.")
-    return _without_hypercolumns(tensors) if config.model.classifier_features == "decoder" else tensors
+    same = read_config(run)["model"].get("classifier_features") == config.model.classifier_features
+    return tensors if same else _without_hypercolumns(tensors)
 
 
 def _without_hypercolumns(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The network with the classifier that it was trained with, which later saw hypercolumns."""
-    prefix = "model.hypercolumn."
-    kept = {name: value for name, value in tensors.items() if not name.startswith(prefix)}
-    if f"{prefix}own_weight" in tensors:
-        kept["model.classifiers.0.weight"] = tensors[f"{prefix}own_weight"][:, :, None, None]
-        kept["model.classifiers.0.bias"] = tensors[f"{prefix}own_bias"]
+    """The network with the classifier that it was trained with, even if that has come to see hypercolumns."""
+    added = ("model.hypercolumn.", "model.pretrained.")
+    kept = {name: value for name, value in tensors.items() if not name.startswith(added)}
+    if "model.hypercolumn.own_weight" in tensors:
+        kept["model.classifiers.0.weight"] = tensors["model.hypercolumn.own_weight"][:, :, None, None]
+        kept["model.classifiers.0.bias"] = tensors["model.hypercolumn.own_bias"]
     return kept
 
 
