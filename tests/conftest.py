@@ -6,7 +6,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
-from small_voc import QUICK_S2MF, TINY, css, picture_side, plain_machine, run_arguments, write_small_voc
+from small_voc import QUICK_S2MF, css, picture_side, plain_machine, run_arguments, write_small_voc
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -27,7 +27,7 @@ def short_alignment():
 @pytest.fixture(autouse=True, scope="session")
 def tiny_pictures():
     """A run draws for as long as it learns a tiny network; see `picture_side`."""
-    with picture_side(TINY):
+    with picture_side():
         yield
 
 

@@ -90,7 +90,7 @@ def plain_machine(cache: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def picture_side(pixels: int) -> Iterator[None]:
+def picture_side(pixels: int = TINY) -> Iterator[None]:
     """The pictures of reports have this size: drawn, encoded and embedded as ever, but with fewer pixels for less time.
 
     Whoever looks at them asks for `css.report.pictures.SIDE`; for all others the tests have tiny ones (see conftest).

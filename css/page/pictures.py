@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 _QUALITY = 80
-_EFFORT = 2  # of 6; the default, 4, takes more than twice the time for 4 % fewer bytes
+_EFFORT = 2  # of 6; the default, 4, takes twice as long for a few percent fewer bytes
 _WIDEST = 4096  # pixels
 _WHY = {"best": "Best test image", "median": "Median test image", "worst": "Worst test image"}
 
