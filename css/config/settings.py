@@ -115,7 +115,8 @@ class RunConfig(Generic[OptionsT]):
     """voc, ade20k, cityscapes, shapes; with one label per image: cifar100, tiny-imagenet, shapes-cls; or your own: a
     folder with data.yaml (see css data), or package.module:Class."""
     protocol: tyro.conf.Positional[str] = field(metadata=LATER)
-    """"A-B": A classes first, then B at a time, for example 15-1; for image labels "K-split": K equal tasks."""
+    """"A-B": A classes first, then B at a time, for example 15-1, "A-0": all in one task, for css extend; for image
+    labels "K-split": K equal tasks."""
     method: str = field(default="plop", metadata=LATER)
     """Name of a method (see css list), or package.module:Class."""
     setting: Literal["overlap", "disjoint", "sequential", "partitioned"] = field(default="overlap", metadata=LATER)
