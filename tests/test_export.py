@@ -143,7 +143,7 @@ def test_int8(run, data, tmp_path):
     outcome = css("export", run, "--format", "openvino", "--int8", "--calibrate", photos / "train_00*.jpg", *options)
     assert outcome.code == 0, outcome.err
     facts = json.loads(path.with_name("model.xml.json").read_text())
-    assert facts["int8"] and facts["computed_in"].startswith("int8, ") and "mIoU on the masks" in outcome.out
+    assert facts["int8"] and facts["computed_in"].startswith("int8, ") and "mIoU on 4 masks" in outcome.out
     assert all(0.9 < size["same"] < 1 and size["precision"].startswith("int8") for size in facts["check"])
     model, quantised = facts["mean_iou"]["model"], facts["mean_iou"][facts["computed_in"]]
     assert abs(model - quantised) <= 0.5

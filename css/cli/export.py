@@ -39,8 +39,8 @@ def export(run: tyro.conf.Positional[Path], /, format: Literal["onnx", "openvino
         out: File; default: the name of the run folder with .onnx, .xml or .pt2. FILE.json beside it holds the numbers
             of the check.
         task: Which task's model; default: the last finished one.
-        images: Photographs, folders or globs to check with; default: drawn images.
-        masks: Folder of the masks of --images, PNG of class ids by the same names: mIoU is compared, too.
+        images: Photographs, folders or globs to check with (the first eight, at three sizes); default: drawn images.
+        masks: Folder of the masks of --images, PNG of class ids by the same names: mIoU on all is compared, too.
         precision: What css predict shall compute an OpenVINO model in; default: OpenVINO's own choice, bf16 on CPUs
             that have it.
         int8: Convolutions of an OpenVINO model in eight bits.
@@ -69,7 +69,10 @@ def export(run: tyro.conf.Positional[Path], /, format: Literal["onnx", "openvino
     print(f"{path}: {size / 1e6:.1f} MB, {len(network.classes)} classes; computed in {computed} on this machine\n")
     print(_table(found["check"]))
     if masked:
-        print("\nmIoU on the masks: " + ", ".join(f"{name} {mean:.2f} %" for name, mean in found["mean_iou"].items()))
+        print(
+            f"\nmIoU on {len(masked.masks)} masks: "
+            + ", ".join(f"{name} {mean:.2f} %" for name, mean in found["mean_iou"].items())
+        )
 
 
 def _require_fit(format: str, precision: Precision | None, int8: bool, calibrate: tuple[str, ...],
