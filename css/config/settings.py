@@ -141,7 +141,7 @@ class RunConfig(Generic[OptionsT]):
     name: str | None = field(default=None, metadata=PLACE)
     """Name of the run folder; default: made from data set, protocol, setting, method and seed."""
     track: str | None = field(default=None, metadata=PLACE)
-    """Send losses, scores and pictures to tensorboard or wandb, too."""
+    """Send losses, scores and pictures to tensorboard, wandb or mlflow, too."""
     task0: Path | None = field(default=None, metadata=PLACE)
     """Start from the finished first task of this run folder."""
     model: ModelConfig = field(default_factory=ModelConfig, metadata=EVERY)
