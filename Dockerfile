@@ -7,12 +7,11 @@ FROM python:3.11-slim
 ARG TORCH_INDEX=""
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 
-# any user may write there: --user keeps what a run leaves from belonging to root
-RUN mkdir -m 777 /work /cache
-
-# before the code, so that a change of that does not install it again; versions are those that pyproject.toml allows
+# Any user may write to /work and /cache: with --user, what a run leaves does not belong to root. PyTorch before the code,
+# so that a change of that does not install it again; versions are those that pyproject.toml allows.
 # hadolint ignore=DL3013
-RUN pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} 'torch>=2.11' 'torchvision>=0.26'
+RUN mkdir -m 777 /work /cache && \
+    pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} 'torch>=2.11' 'torchvision>=0.26'
 
 WORKDIR /opt/css
 COPY pyproject.toml README.md LICENSE ./

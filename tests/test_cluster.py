@@ -221,7 +221,7 @@ def test_a_job_of_slurm(recipe, tmp_path, slurm):
 
 def test_the_script_is_shown_without_a_cluster(recipe, data, tmp_path):
     pytest.importorskip("submitit", reason="pip install submitit")
-    options = ["--executor", "slurm", "--keep", "last", "--print", "--slurm", "--time=1:00:00", "mem-per-cpu=4G"]
+    options = ["--executor", "slurm", "--keep", "last", "--print", "--slurm", "time=1:00:00", "mem-per-cpu=4G"]
     outcome = table(recipe, data, tmp_path / "runs", *options)
     assert outcome.code == 0 and outcome.out.startswith("#!/bin/bash")
     assert {"#SBATCH --time=1:00:00", "#SBATCH --mem-per-cpu=4G", "#SBATCH --nodes=1"} <= {*outcome.out.splitlines()}

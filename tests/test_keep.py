@@ -70,9 +70,11 @@ def without_place(*runs) -> None:
         (run / "results.json").write_text(json.dumps(results))
 
 
-@pytest.mark.parametrize("method", ["hypercolumn", "analytic", "ewc+align"])
-def test_the_last_model_is_enough_for_methods_that_change_the_network(method, data, tmp_path):
+@pytest.mark.parametrize("method", ["hypercolumn", "analytic"])
+def test_the_last_model_is_enough_for_methods_that_change_the_network(method, data, tmp_path, monkeypatch):
     """A task learnt after those before it were read without the first one's model is the task as it was."""
+    for module in ("css.model.hypercolumn", "css.s2mf.hypercolumns"):
+        monkeypatch.setattr(f"{module}.COMPONENTS", 32)  # there are not enough places for more
     arguments = run_arguments(data, tmp_path, "run", "--method", method)
     assert css(*arguments).code == 0
     whole, expected = numbers(tmp_path / "run"), load_file(tmp_path / "run/task_2/model.safetensors")

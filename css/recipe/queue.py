@@ -134,7 +134,7 @@ def _require_submitit() -> None:
 
 def _parsed(options: Sequence[str]) -> dict[str, str]:
     """By the names that submitit gives to options: "gpus-per-node=1" is {"gpus_per_node": "1"}."""
-    pairs = [option.lstrip("-").partition("=") for option in options]
+    pairs = [option.partition("=") for option in options]
     if wrong := [option for option, (key, _, value) in zip(options, pairs, strict=True) if not (key and value)]:
         raise InputError(f"--slurm {wrong[0]} must be KEY=VALUE of sbatch, for example partition=gpu time=12:00:00.")
     return {key.replace("-", "_"): value for key, _, value in pairs}
