@@ -8,7 +8,7 @@ from css.config.settings import RunConfig
 from css.method.contract import FIRST_TASK, Method
 from css.method.registry import make_method
 from css.model.segmenter import Segmenter
-from css.run.folder import identity, task_folder
+from css.run.folder import MODEL, identity, is_dropped, task_folder
 from css.system.tensors import load_tensors
 from tasks import InputError, Task
 
@@ -23,7 +23,12 @@ def borrowed_first_task(config: RunConfig, task: Task) -> dict[str, torch.Tensor
     home = task_folder(run, 0)
     if not (home / "result.json").exists():
         raise InputError(f"--task0 {run} has no finished first task; name the folder of a run that has one.")
-    tensors, facts = load_tensors(home / "model.safetensors")
+    if is_dropped(run, 0):
+        raise InputError(
+            f"--task0 {run} has not kept the model of its first task (--keep last); name a run that has, or leave "
+            "--task0 out to learn it."
+        )
+    tensors, facts = load_tensors(home / MODEL)
     reasons = differences(as_dict(config), read_config(run), first_task_only=True)
     if facts.get("identity") != identity(task):
         reasons.append("its first task was learnt from other images or classes")
