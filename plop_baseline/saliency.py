@@ -43,7 +43,7 @@ def with_rows(task: Task, folder: Path) -> Task:
 
 def read_map(path: Path) -> np.ndarray:
     """bool (H, W): where the map is not black."""
-    return np.array(open_image(path)).any(2)
+    return np.array(open_image(path)).max(2) > 0
 
 
 def require_maps(folder: Path, tasks: Iterable[Task], flag: str) -> None:
