@@ -98,7 +98,7 @@ def test_any_method_can_see_hypercolumns(method, run, data):
     before, after = tensors_of(run, 0), tensors_of(run.parent / method, 2)
     assert after["model.classifiers.2.weight"].shape == (1, 32, 1, 1)
     directions = [name for name in before if name.startswith("model.hypercolumn.")]
-    assert len(directions) == 3 and all(torch.equal(before[name], after[name]) for name in directions)
+    assert len(directions) == 5 and all(torch.equal(before[name], after[name]) for name in directions)
     trained = "model.decoder.conv.weight"
     assert torch.equal(before[trained], after[trained]) == (method == "frozen+align")
 
@@ -127,20 +127,19 @@ def test_a_finished_run_is_tested_again(run):
     assert outcome.code == 0, outcome.err
 
 
-@pytest.mark.parametrize(
-    ("borrowed", "options", "words"),
-    [
-        ("run", ["--method", "finetune"], "its classifiers see hypercolumns, add --model.classifier-features"),
-        ("run", [*METHOD, "--model.classifier-features", "decoder"], "its classifiers see hypercolumns"),
-        (None, [*METHOD, "--train.crop", "32", "--train.batch", "4"], "too few for 200 numbers per place"),
-    ],
-)
-def test_what_does_not_fit(borrowed, options, words, run, data, tmp_path, monkeypatch):
-    if borrowed is None:
-        monkeypatch.setattr("css.s2mf.hypercolumns.COMPONENTS", 200)
-    task0 = ["--task0", run] if borrowed else []
-    outcome = css(*run_arguments(data, tmp_path, "other", *options, *task0))
-    assert outcome.code == 2 and words in outcome.complaint
+def test_a_first_task_of_hypercolumns_is_shared_with_methods_on_the_decoder(run, plain, data):
+    """With the classifier that the network was trained with."""
+    outcome = css(*run_arguments(data, run.parent, "back", "--method", "finetune", "--task0", run))
+    assert outcome.code == 0, outcome.err
+    for task in (0, 2):
+        found = tensors_of(run.parent / "back", task)
+        assert all(torch.equal(found[name], value) for name, value in tensors_of(plain, task).items())
+
+
+def test_too_few_places(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("css.s2mf.hypercolumns.COMPONENTS", 200)
+    outcome = css(*run_arguments(data, tmp_path, "other", *METHOD, "--train.crop", "32", "--train.batch", "4"))
+    assert outcome.code == 2 and "too few for 200 numbers per place" in outcome.complaint
     assert not (tmp_path / "other").exists()
 
 

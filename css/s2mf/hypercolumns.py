@@ -8,7 +8,7 @@ from css.config.settings import RunConfig
 from css.model.hypercolumn import COMPONENTS, Hypercolumn, columns, fit_directions
 from css.model.segmenter import Segmenter
 from css.model.state import classifier_parameters, evaluating, set_classifiers
-from css.s2mf.alignment import BATCH, Linear, Rows, look, train
+from css.s2mf.alignment import BATCH, Rows, look, train
 from css.s2mf.moments import FeatureMoments
 from css.training.trainer import Trainer
 from tasks import InputError, Task
@@ -22,10 +22,9 @@ def see_hypercolumns(task: Task, model: Segmenter, trainer: Trainer) -> None:
 
     The classifier starts as the network's own, which is a function of what the directions keep.
     """
-    own = classifier_parameters(model)
     found = trainer.once("directions", lambda: dict(fit_hypercolumn(task, model, trainer).state_dict()))
     hypercolumn = Hypercolumn(**found)
-    start = in_columns(own, hypercolumn)
+    start = hypercolumn.own_classifier()
     model.see(hypercolumn)
     set_classifiers(model, *start)
 
@@ -53,14 +52,6 @@ def require_places(config: RunConfig, task: Task, model: Segmenter) -> None:
         )
 
 
-def in_columns(own: Linear, hypercolumn: Hypercolumn) -> Linear:
-    """The classifier of the last stage as one of hypercolumns, whose directions must span its rows."""
-    weight, bias = own
-    width = weight.shape[1]
-    rows = weight * hypercolumn.scale[-width:].cpu()
-    return rows @ hypercolumn.directions[-width:].cpu(), bias + rows @ hypercolumn.mean[-width:].cpu()
-
-
 @torch.no_grad()
 def fit_hypercolumn(task: Task, model: Segmenter, trainer: Trainer) -> Hypercolumn:
     """From the moments of all stages at a part of the places of a task's images, and the network's own classifier."""
@@ -72,5 +63,4 @@ def fit_hypercolumn(task: Task, model: Segmenter, trainer: Trainer) -> Hypercolu
         chosen = torch.randperm(len(found))[:quota].to(found.device)
         moments.update(found[chosen], torch.zeros(len(chosen), device=found.device), 1)
     sums = trainer.processes.sum(moments.sums)[0]
-    first, _ = classifier_parameters(model)
-    return fit_directions(sums, model.column_widths, first, COMPONENTS)
+    return fit_directions(sums, model.column_widths, classifier_parameters(model), COMPONENTS)
