@@ -69,7 +69,7 @@ case "$command" in
         exit "$code" ;;
     test)
         "$python" -c 'import xdist' 2>/dev/null || install test
-        cd "$root" && exec "$python" -m pytest -n 2 "$@" ;;
+        cd "$root" && exec "$python" -m pytest -n 2 --dist loadfile "$@" ;;
     lint)
         cd "$root"
         "$python" -c 'import codespell_lib, mypy, ruff' 2>/dev/null || install test

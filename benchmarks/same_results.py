@@ -10,7 +10,7 @@ minutes. It keeps of every run
     weights  SHA-256, type and shape of every tensor of every safetensors file, and the file's metadata
     tables   table.md of a run; table.md, .csv, .tex, table-tasks.md, table-classes.md of a table, without the column of
              seconds
-    files    the names of all files, SHA-256 of the pictures
+    files    the names of all files, SHA-256 of the pixels of pictures
 `compare` says of every run which of them are equal, names the first keys that differ, and exits with 1 if any does. A
 key that only AFTER has is a difference, too, unless it lies below MAY_BE_ADDED; those are listed. Both recordings must
 be of one machine with the same versions: another CPU or PyTorch rounds differently.
@@ -28,6 +28,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from tiny_runs import RUNS
 from tqdm import tqdm
 
@@ -128,7 +129,7 @@ def parts_of(folder: Path, paths: Iterable[Path]) -> dict[str, Any]:
     parts: dict[str, Any] = {part: {} for part in PARTS}
     for path in sorted(path for path in paths if path.is_file()):
         name = path.relative_to(folder).as_posix()
-        parts["files"][name] = digest(path.read_bytes()) if path.suffix == ".png" else "present"
+        parts["files"][name] = digest(pixels(path)) if path.suffix == ".png" else "present"
         if name == "results.json":
             parts["results"] = stripped(json.loads(path.read_text()))
             parts["results"]["config"] = without(parts["results"]["config"], PLACES)
@@ -139,6 +140,12 @@ def parts_of(folder: Path, paths: Iterable[Path]) -> dict[str, Any]:
         elif path.suffix in SEPARATORS:
             parts["tables"][name] = without_seconds(path.read_text(), SEPARATORS[path.suffix]).splitlines()
     return parts
+
+
+def pixels(path: Path) -> bytes:
+    """What a picture shows, however it is compressed."""
+    with Image.open(path) as picture:
+        return f"{picture.mode} {picture.size}".encode() + picture.tobytes()
 
 
 def stripped(value: Any) -> Any:

@@ -6,7 +6,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
-from small_voc import QUICK_S2MF, css, plain_machine, run_arguments, write_small_voc
+from small_voc import QUICK_S2MF, css, picture_side, plain_machine, run_arguments, write_small_voc
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -21,6 +21,13 @@ def short_alignment():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("css.s2mf.alignment.STEPS", 20)
         patch.setattr("css.s2mf.alignment.POOL", 2000)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def tiny_pictures():
+    """A run draws for as long as it learns a tiny network; see `picture_side`."""
+    with picture_side():
         yield
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
-from small_voc import plain_machine
+from small_voc import picture_side, plain_machine
 
 from css.cli.main import main
 from css.system.launch import PROGRAM
@@ -39,7 +39,7 @@ def together(folder: Path, arguments: Sequence[object], processes: int) -> Ended
 
 def share(folder: Path, rank: int, processes: int, arguments: Sequence[str]) -> None:
     """One of the processes that together run the command."""
-    with plain_machine(folder / "cache"):
+    with plain_machine(folder / "cache"), picture_side():
         os.environ.update(RANK=str(rank), WORLD_SIZE=str(processes), LOCAL_RANK=str(rank))
         dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=processes)
         raise SystemExit(main(arguments))
@@ -98,7 +98,8 @@ def _run_program(output: str, environment: dict[str, str], arguments: Sequence[s
     os.environ.update(environment)
     torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
     _write_to(output, output)
-    raise SystemExit(main(arguments))
+    with picture_side():
+        raise SystemExit(main(arguments))
 
 
 def _redirected(folder: Path, function: Callable, *arguments: object) -> None:

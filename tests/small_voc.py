@@ -22,6 +22,7 @@ from tasks.source import VOID
 
 CLASSES = 3  # of the 20; the shapes are spread over these
 CROP = 64
+TINY = 32  # pixels of a picture in a report which no test looks at
 COUNTS = {"train": 40, "test": 12}
 SETTING = [
     "--classes", *CLASS_NAMES[1 : CLASSES + 1], "--model.encoder", "tu-test_resnet", "--model.encoder-weights", "none",
@@ -86,6 +87,17 @@ def plain_machine(cache: Path) -> Iterator[None]:
         patch.setattr(torch.cuda, "is_available", lambda: False)
         patch.setattr(torch.cuda, "device_count", lambda: 0)
         torch.set_num_threads(1)
+        yield
+
+
+@contextlib.contextmanager
+def picture_side(pixels: int = TINY) -> Iterator[None]:
+    """The pictures of reports have this size: drawn, encoded and embedded as ever, but with fewer pixels for less time.
+
+    Whoever looks at them asks for `css.report.pictures.SIDE`; for all others the tests have tiny ones (see conftest).
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("css.report.pictures.SIDE", pixels)
         yield
 
 

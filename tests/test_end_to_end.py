@@ -13,8 +13,10 @@ from small_voc import (
     CLASSES,
     COUNTS,
     CROP,
+    TINY,
     css,
     masks_of,
+    picture_side,
     read_results,
     run_arguments,
     write_small_voc,
@@ -36,6 +38,7 @@ RUNS = {
     "disjoint": ("2-1", "--method", "finetune", "--setting", "disjoint"),
     "sequential": ("2-1", "--method", "finetune", "--setting", "sequential"),
 }
+PICTURED = ("finetune", "plop")  # their pictures are looked at
 
 
 pytestmark = pytest.mark.usefixtures("data")  # a plain machine for every test
@@ -49,7 +52,8 @@ def runs(data, tmp_path_factory):
     def finished(name: str):
         if not (folder / name).exists():
             protocol, *options = RUNS[name]
-            outcome = css(*run_arguments(data, folder, name, *options, protocol=protocol))
+            with picture_side(SIDE if name in PICTURED else TINY):
+                outcome = css(*run_arguments(data, folder, name, *options, protocol=protocol))
             assert outcome.code == 0, outcome.err
             assert (folder / name / "table.md").read_text() in outcome.out
         return folder / name
@@ -141,7 +145,7 @@ def test_pictures_grow_by_one_column_per_task(runs):
     for task in range(3):
         picture = np.array(Image.open(runs("finetune") / f"task_{task}" / "pictures.png"))
         height, width, channels = picture.shape
-        assert channels == 3 and width == SIDE * (3 + task)
+        assert channels == 3 and width == SIDE * (3 + task) and SIDE == 256
         rows, rest = divmod(height, SIDE)
         assert 3 <= rows <= 8 and 0 < rest < 100, "a line of titles above, a legend below"
         truth = {tuple(colour) for colour in picture[:, SIDE : 2 * SIDE].reshape(-1, 3).tolist()}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from plop_baseline.ewc import Importance, penalty
+from plop_baseline.ewc import EwcOptions, Importance, penalty
 
 ARCHIVE = np.load(Path(__file__).parent / "oracles" / "ewc_regularizer.npz", allow_pickle=False)
 UPDATES = int(ARCHIVE["n_updates"])
@@ -39,6 +39,10 @@ def old_parameters():
 
 def parameters():
     return {name: value.requires_grad_() for name, value in named("penalty_param", 1).items()}
+
+
+def test_weight_of_the_newest_batch():
+    assert EwcOptions().alpha == ALPHA
 
 
 def test_importance_after_the_first_task():

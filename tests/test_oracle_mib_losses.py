@@ -91,7 +91,8 @@ def test_preset(case):
     logits, old = student(case), array(case, "logits_old")
     answer, old_answer = (Output(x, x, ()) for x in (logits, old))
     task = SimpleNamespace(old_classes=range(number(case, "nb_old_classes")))
-    mib = Mib(MibOptions(number(case, "preset_kd_weight"), number(case, "alpha")))
+    mib = Mib()
+    assert mib.options == MibOptions(number(case, "preset_kd_weight"), number(case, "alpha"))
     terms = mib.losses(task, lambda _: answer, lambda _: old_answer, None, array(case, "targets"))
     for name, term in terms.items():
         assert term.item() == pytest.approx(number(case, f"preset_{name}_term"), rel=1e-5)

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from small_voc import SETTING, css, few_classes, plain_machine, read_results
+from small_voc import SETTING, css, few_classes, picture_side, plain_machine, read_results
 
+from css.report.pictures import SIDE
 from tasks.datasets.shapes import render
 from tasks.datasets.voc import CLASS_NAMES, voc_palette
 from tasks.folder import Folder
@@ -44,7 +45,10 @@ def folder(machine, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def run(folder, tmp_path_factory) -> Path:
     runs = tmp_path_factory.mktemp("runs")
-    assert css("run", folder, "2-1", "--order", "Wand", "große Tür", "bag (old)", "--runs", runs, *OPTIONS).code == 0
+    with picture_side(SIDE):
+        assert (
+            css("run", folder, "2-1", "--order", "Wand", "große Tür", "bag (old)", "--runs", runs, *OPTIONS).code == 0
+        )
     return next(runs.iterdir())
 
 

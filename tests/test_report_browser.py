@@ -4,7 +4,9 @@ import shutil
 from contextlib import contextmanager
 
 import pytest
-from small_voc import css, run_arguments
+from small_voc import css, picture_side, run_arguments
+
+from css.report.pictures import SIDE
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 playwright = pytest.importorskip(
@@ -17,7 +19,8 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get i
 def report(data, tmp_path_factory):
     """report.html of a run of three tasks."""
     runs = tmp_path_factory.mktemp("runs")
-    outcome = css(*run_arguments(data, runs, "plop", "--train.epochs", "2"))
+    with picture_side(SIDE):
+        outcome = css(*run_arguments(data, runs, "plop", "--train.epochs", "2"))
     assert outcome.code == 0, outcome.err
     return runs / "plop" / "report.html"
 

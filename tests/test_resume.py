@@ -10,7 +10,7 @@ import pytest
 import torch
 from forked import PROCESSES
 from safetensors.torch import load_file
-from small_voc import after_first_task, css, plain_machine, read_results, run_arguments, write_small_voc
+from small_voc import after_first_task, css, picture_side, plain_machine, read_results, run_arguments, write_small_voc
 
 from plop_baseline.finetune import Finetune
 
@@ -76,7 +76,7 @@ def live(arguments: list[str], cache: Path, function: str, calls: int) -> None:
 
         return counting
 
-    with plain_machine(cache), pytest.MonkeyPatch.context() as patch:
+    with plain_machine(cache), picture_side(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(function, count_down(pkgutil.resolve_name(function)))
         raise SystemExit(css(*arguments).code)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 RESULTS = {
@@ -35,14 +36,14 @@ def recording(script, tmp_path):
     """Makes a recording of one run and the table above it."""
     count = iter(range(100))
 
-    def make(results=RESULTS, log='{"ce": 1.5}\n', tensors=TENSORS, score="45.10", seconds="17"):
+    def make(results=RESULTS, log='{"ce": 1.5}\n', tensors=TENSORS, score="45.10", seconds="17", level=6):
         table = tmp_path / str(next(count))
         home = table / "run" / "task_0"
         home.mkdir(parents=True)
         (table / "run" / "results.json").write_text(json.dumps(results))
         (table / "run" / "log.jsonl").write_text(log)
         save_file(tensors, home / "model.safetensors")
-        (home / "pictures.png").write_bytes(score.encode())
+        Image.frombytes("L", (len(score), 1), score.encode()).save(home / "pictures.png", compress_level=level)
         (table / "table.md").write_text(TABLE.format(score, seconds))
         (table / "table-tasks.md").write_text("nothing")
         return {"made_with": None, "runs": {"methods": script.records_below(table)}}
@@ -68,6 +69,7 @@ def compared(script, capsys, before, after):
 SAME = [
     {},
     {"seconds": "2000"},
+    {"level": 0},
     {"results": changed("tasks", 0, "history", 0, "seconds", to=9.0)},
     {"results": changed("tasks", 0, "seconds", to={"train": 9.0, "fast": 1.0})},
     {"results": changed("tasks", 0, "peak_memory_mb", to=1.0)},

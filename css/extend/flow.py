@@ -14,7 +14,7 @@ from css.config.files import CONFIG_FILE, as_dict, save_config
 from css.extend.plan import Plan, path_of, plan
 from css.extend.request import Request
 from css.extend.scores import class_scores
-from css.extend.statistics import origin, take_statistics
+from css.extend.statistics import take_statistics, told
 from css.extend.table import extension_table
 from css.method.registry import make_method
 from css.model.segmenter import Segmenter
@@ -98,16 +98,17 @@ def _learn(made: Plan, processes: Processes) -> None:
     torch.manual_seed(config.seed * 1000 + task.index)  # a restart grows the same classifier
     method.grow(model, task.new_classes)
     trainer = Trainer(config, processes, work_folder(home), Log(folder / "log.jsonl" if processes.is_main else None))
-    statistics = origin(made, method)
+    statistics = told(made, method)
     if not (home / "result.json").exists():
+        processes.first(lambda: print(f"Statistics of the old classes: {statistics}.", file=sys.stderr, flush=True))
         trainer.log.truncate(0)  # the trainer goes on at its last checkpoint, which is further on
         take_statistics(made, method, teacher, trainer)
         processes.first(lambda: _predict_before(made, processes))
         complete(made.stream, task, model, teacher, method, trainer)
     load_task(home, model, method)
     extends = {"model": str(made.request.model), "statistics": statistics, **_tested(made, teacher, model, processes)}
+    processes.first(lambda: _write(made, extends))  # the others wait for what they read next
     if processes.is_main:
-        _write(made, extends)
         shutil.rmtree(work_folder(home), ignore_errors=True)
 
 

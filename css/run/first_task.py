@@ -35,11 +35,20 @@ def borrowed_first_task(config: RunConfig, task: Task) -> dict[str, torch.Tensor
     wanted, found = make_method(config.method, config.options).first_task(), facts.get("first_task", FIRST_TASK)
     if wanted != found:
         reasons.append(f"{config.method} here needs a first task learnt with {wanted}, and that one was with {found}")
-    if config.model.classifier_features == "decoder" and any(name.startswith("model.hypercolumn.") for name in tensors):
-        reasons.append("its classifiers see hypercolumns, add --model.classifier-features hypercolumn")
     if reasons:
         raise InputError(f"--task0 {run} does not fit this run: {'; '.join(reasons)}.")
-    return tensors
+    same = read_config(run)["model"].get("classifier_features") == config.model.classifier_features
+    return tensors if same else _without_hypercolumns(tensors)
+
+
+def _without_hypercolumns(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The network with the classifier that it was trained with, even if that has come to see hypercolumns."""
+    added = ("model.hypercolumn.", "model.pretrained.")
+    kept = {name: value for name, value in tensors.items() if not name.startswith(added)}
+    if "model.hypercolumn.own_weight" in tensors:
+        kept["model.classifiers.0.weight"] = tensors["model.hypercolumn.own_weight"][:, :, None, None]
+        kept["model.classifiers.0.bias"] = tensors["model.hypercolumn.own_bias"]
+    return kept
 
 
 def with_own_head(tensors: dict[str, torch.Tensor], model: Segmenter, method: Method) -> dict[str, torch.Tensor]:

@@ -136,7 +136,7 @@ def complete(
         method.learn_first(task, model, trainer)
     else:
         method.learn(task, model, teacher, trainer)
-    if config.model.classifier_features == "hypercolumn" and model.hypercolumn is None:
+    if config.model.sees_hypercolumns and model.hypercolumn is None:
         see_hypercolumns(task, model, trainer)
     method.finish(task, model, trainer)
     single = ImageCounts(len(task.test_indices), len(task.seen_classes))
