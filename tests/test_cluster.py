@@ -194,7 +194,7 @@ SLURM = {
         export SLURM_STEP_ID=0 SLURM_PROCID=0 SLURM_NTASKS=1 SLURM_LOCALID=0 SLURM_NODEID=0 SLURM_JOB_NUM_NODES=1
         exec "$@" """,
     "scancel": "exit 0",
-    "squeue": "exit 0",
+    "squeue": "echo 7",  # always; what has ended has left a result
 }
 
 
