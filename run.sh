@@ -11,7 +11,7 @@
 # bash run.sh COMMAND ...          any other command of css: extend, table, evaluate, analyse, predict, report, data, ...
 #
 # Uses the active environment if it has the packages, else makes .venv beside this file. GPUS=n sets the number of
-# processes. An interrupted run goes on with the same command.
+# processes, GPUS=all takes every GPU. An interrupted run goes on with the same command.
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 css="$root/css/__main__.py" # as a file, which works beside a css.py or tasks.py of the user's, where -m css does not

@@ -14,7 +14,7 @@ from css.losses import upsample
 from css.method.contract import Method
 from css.model.output import Output
 from css.model.segmenter import FEATURES, Segmenter, SharedFeatures
-from css.model.state import bias_of, linear_classifiers
+from css.model.state import bias_of, linear_classifiers, only
 from css.training.trainer import Trainer
 from plop_baseline.dkd_losses import Rows, auxiliary_loss, dkd_terms
 from plop_baseline.sigmoid_rows import clear_background, hard_bce, subtract_background
@@ -99,10 +99,8 @@ class Dkd(Method):
         """In a shared first task the auxiliary row learns when it ends, alone."""
         if task.index == 0 and self.options.first == "ce":
             self.auxiliary = _auxiliary(model)
-            model.requires_grad_(False)
-            self.auxiliary.requires_grad_(True)
-            trainer.fit(model, task, self._only_auxiliary, "auxiliary", epochs=1, batch_norm="freeze")
-            model.requires_grad_(True)
+            with only(model, self.auxiliary):
+                trainer.fit(model, task, self._only_auxiliary, "auxiliary", epochs=1, batch_norm="freeze")
 
     def _only_auxiliary(self, forward: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         return {"auxiliary": self._auxiliary_loss(forward(images), labels)}

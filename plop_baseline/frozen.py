@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from css.method.contract import Method, plain_losses
 from css.model.segmenter import Segmenter
+from css.model.state import only
 from css.training.trainer import Trainer
 from tasks import Task
 
@@ -19,6 +20,7 @@ class Frozen(Method):
     """
 
     summary = "everything but the new classifier frozen (floor)"
+    frozen_network = True
 
     def learn(self, task: Task, model: Segmenter, teacher: Segmenter, trainer: Trainer) -> None:
         """Fits the newest classifier alone; everything can be trained again afterwards."""
@@ -26,12 +28,8 @@ class Frozen(Method):
             background, old = cast("nn.Conv2d", model.classifiers[0]), cast("nn.Conv2d", teacher.classifiers[0])
             assert background.bias is not None and old.bias is not None
             background.bias.copy_(old.bias)
-        model.requires_grad_(False)
-        model.classifiers[-1].requires_grad_(True)
-        try:
+        with only(model, model.classifiers[-1]):
             trainer.fit(model, task, self.objective(task, model, teacher, trainer), batch_norm="freeze")
-        finally:
-            model.requires_grad_(True)
 
     def losses(
         self, task: Task, forward: nn.Module, teacher: Segmenter, images: Tensor, labels: Tensor

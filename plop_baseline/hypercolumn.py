@@ -20,7 +20,7 @@ class HypercolumnMethod(Method):
 
     summary = "frozen network, classifiers on all its stages, aligned: no epochs"
     classifier_features = "hypercolumn"
-    segmentation_only = True
+    segmentation_only = frozen_network = True
 
     def __init__(self, options: object = None) -> None:
         super().__init__(options)

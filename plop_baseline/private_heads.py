@@ -1,7 +1,6 @@
 """What methods with a head of its own for every task share (SSUL, BARM): a 3x3 convolution, BatchNorm, ReLU each."""
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from segmentation_models_pytorch.decoders.deeplabv3.decoder import DeepLabV3Decoder
@@ -9,7 +8,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from css.model.segmenter import FEATURES, SharedFeatures
-from css.model.state import bias_of
 from plop_baseline.sigmoid_rows import soft_bce
 from tasks.source import BACKGROUND, VOID
 
@@ -127,29 +125,3 @@ def head_distillation(heads: list[Tensor], old_heads: list[Tensor]) -> Tensor:
     """Binary cross-entropy of every row of the old heads to the old model's sigmoid, mean over places, summed."""
     pairs = zip(heads, old_heads, strict=True)
     return torch.stack([soft_bce(new, old).sum() for new, old in pairs]).sum()
-
-
-def with_unknown(labels: Tensor, saliency: Tensor) -> Tensor:
-    """SSUL's targets as row numbers: 0 unknown (background that is salient), 1 background, then classes; 255 void."""
-    unknown = (labels == BACKGROUND) & (saliency > 0)
-    rows = torch.where(labels == VOID, labels, labels + 1)
-    return rows.masked_fill(unknown, 0)
-
-
-def known_or_unknown(logits: Tensor) -> Tensor:
-    """Logits of the channels (B, R - 1, h, w) from SSUL's rows [unknown, background, classes] (B, R, h, w).
-
-    The background's score is the sum of the first two sigmoids, kept below 1.
-    """
-    score = logits[:, :2].sigmoid().sum(1, keepdim=True)
-    below_one = 1 - torch.finfo(logits.dtype).eps
-    return torch.cat([torch.logit(score.clamp(max=below_one)), logits[:, 2:]], 1)
-
-
-@torch.no_grad()
-def start_as(new: nn.Sequential, other: nn.Sequential) -> None:
-    """A new head starts as another one, BatchNorm's statistics included; every row of its 1x1 is the other's first."""
-    new[:-1].load_state_dict(other[:-1].state_dict())
-    rows, row = cast("nn.Conv2d", new[-1]), cast("nn.Conv2d", other[-1])
-    rows.weight.copy_(row.weight[:1].expand_as(rows.weight))
-    bias_of(rows).copy_(bias_of(row)[:1].expand_as(bias_of(rows)))

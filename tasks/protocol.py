@@ -19,15 +19,16 @@ PARTITION_SEED = 0  # the same for all runs, so that methods and seeds are compa
 def split_classes(protocol: str, num_classes: int, order: Sequence[int] | None = None) -> list[list[int]]:
     """Raw class ids of each task of protocol "A-B": A classes first, then B at a time until none is left.
 
-    num_classes counts the foreground classes; `order` names their raw ids in learning order (default 1..num_classes),
-    so a subset of a data set is the order of its ids. The background is put first in the first group.
+    "A-0" is a single task of all A classes. num_classes counts the foreground classes; `order` names their raw ids in
+    learning order (default 1..num_classes), so a subset of a data set is the order of its ids. The background is put
+    first in the first group.
 
     Raises InputError for a protocol that does not fit and for an order that is not num_classes distinct ids.
     """
     first, step = _parse(protocol, num_classes)
     order = list(range(1, num_classes + 1)) if order is None else [int(class_id) for class_id in order]
     _require_order(order, num_classes)
-    later = [order[start : start + step] for start in range(first, num_classes, step)]
+    later = [order[start : start + step] for start in range(first, num_classes, step or 1)]
     return [[BACKGROUND, *order[:first]], *later]
 
 
@@ -142,21 +143,26 @@ def label_lut(
 
 def _parse(protocol: str, num_classes: int) -> tuple[int, int]:
     """The numbers A and B of "A-B", checked against the number of classes."""
+    if protocol == f"{num_classes}-0" and num_classes:
+        return num_classes, 0
     if num_classes < 2:
-        raise InputError(f"protocol {protocol!r} needs at least 2 foreground classes, but there are {num_classes}.")
+        raise InputError(
+            f"protocol {protocol!r} needs at least 2 foreground classes, but there are {num_classes}; a single task of "
+            f"all classes is {num_classes}-0."
+        )
     example = f"{num_classes - 1}-1"
     match = re.fullmatch(r"([1-9][0-9]*)-([1-9][0-9]*)", protocol)
     if match is None:
         raise InputError(
             f"protocol {protocol!r} is not of the form A-B (A classes first, then B per task, both at least "
-            f"1): write for example {example}."
+            f"1): write for example {example}, or {num_classes}-0 for a single task of all classes."
         )
     first, step = int(match[1]), int(match[2])
     rest = num_classes - first
     if rest <= 0:
         raise InputError(
             f"protocol {protocol!r} leaves nothing to learn after the first task, as there are {num_classes} classes: "
-            f"choose A below {num_classes}, for example {example}."
+            f"choose A below {num_classes}, for example {example}, or {num_classes}-0 for a single task."
         )
     if rest % step:
         fitting = ", ".join(f"{first}-{divisor}" for divisor in range(1, rest + 1) if rest % divisor == 0)

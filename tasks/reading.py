@@ -73,7 +73,7 @@ def scan(
         presence = _read_cache(path, len(items))
         if presence is None:
             rows = pool.map(partial(_values_of_pair, valid=valid, colours=colours), items)
-            bar = tqdm(rows, "checking images and masks", len(items), unit="image")
+            bar = tqdm(rows, "checking images and masks", len(items), unit="image", disable=None)
             presence = np.array(list(bar), dtype=bool).reshape(len(items), 256)
             _write_cache(path, presence)
     return presence, key

@@ -81,7 +81,8 @@ def plain_machine(cache: Path) -> Iterator[None]:
         patch.setenv("XDG_CACHE_HOME", str(cache))
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
         patch.setenv("OMP_NUM_THREADS", "1")  # for the processes that a test starts
-        for variable in ("GPUS", "DATA_ROOT", "RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        slurm = [name for name in os.environ if name.startswith("SLURM_")]
+        for variable in ("GPUS", "DATA_ROOT", "RANK", "WORLD_SIZE", "LOCAL_RANK", *slurm):
             patch.delenv(variable, raising=False)
         patch.setattr(torch.cuda, "is_available", lambda: False)
         patch.setattr(torch.cuda, "device_count", lambda: 0)

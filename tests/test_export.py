@@ -10,21 +10,27 @@ from PIL import Image
 from small_voc import css, run_arguments
 from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.pool2d_same import AvgPool2dSame
+from torch.nn import functional as F
 
 from css.export import graph as graph_module
 from css.export.formats import FORMATS as FORMATS_OF_CSS
-from css.export.formats import save_onnx
+from css.export.formats import save_onnx, save_openvino
 from css.export.graph import Graph, traced
-from css.export.verify import SIZES, Agreement, compare, photographs, require_agreement, verify
+from css.export.masks import Masked, read_masks, require_quality
+from css.export.verify import SIZES, Agreement, compare, drawn, require_agreement, verify
 from css.model.dilation import SparseTapConv2d
+from css.model.hypercolumn import fit_directions
 from css.model.segmenter import Segmenter
-from css.predict.exported import SUFFIXES, open_exported
-from css.predict.network import RunNetwork
+from css.predict.exported import SUFFIXES, ExportedNetwork, open_exported
+from css.predict.inputs import Item
+from css.predict.network import RunNetwork, open_run_network
 from css.run.saved import config_of
 from css.system.processes import Processes
 from tasks import InputError
 from tasks.datasets.voc import voc_palette
 
+FORMATS = {"onnx": ("onnxruntime", "onnx", "onnxscript"), "openvino": ("openvino", "onnx", "onnxscript")}
+FACTS = {"class_ids": [0, 3, 1], "class_names": list("abcd"), "colours": [], "size": 96}
 pytestmark = pytest.mark.usefixtures("data")
 
 
@@ -37,14 +43,45 @@ def run(data, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def program(run):
+    return traced(Graph(open_run_network(run, None).model))
+
+
+@pytest.fixture
+def quick(program, monkeypatch):
+    """Tracing takes seconds: the same program for every command."""
+    monkeypatch.setattr("css.cli.export.traced", lambda _: program)
+
+
+@pytest.fixture(scope="module")
 def model():
+    return random_model("tu-test_resnet")
+
+
+def random_model(encoder):
     """Weights that make every part of the network count."""
     torch.manual_seed(0)
-    made = Segmenter("tu-test_resnet")
+    made = Segmenter(encoder)
     made.grow([0, 3, 1])
     with torch.no_grad():
         made.train()(made.normalise(torch.randint(0, 256, (4, 3, 96, 96), dtype=torch.uint8)))
     return made.eval()
+
+
+def see_hypercolumns(model):
+    """On directions that mix all stages, with classifiers that answer every class somewhere."""
+    with torch.no_grad():
+        maps = model.column(model.normalise(torch.from_numpy(drawn()[0].transpose(2, 0, 1)[None].copy())))
+    rows = torch.cat([F.adaptive_avg_pool2d(m, maps[-1].shape[-2:]) for m in maps], 1).flatten(2)[0].T.double()
+    x = F.pad(rows, (0, 1), value=1.0)
+    model.see(fit_directions(x.T @ x, model.column_widths, torch.zeros(0, 256), 40))
+    torch.nn.init.normal_(model.classifiers[0].weight)
+    return model.eval()
+
+
+def needs(kind):
+    for package in FORMATS[kind]:
+        pytest.importorskip(package, reason=f"{package} is not installed: pip install -e '.[export]'")
 
 
 @pytest.mark.parametrize("size", [*SIZES, (40, 500)])
@@ -59,13 +96,10 @@ def test_the_graph_is_the_network_as_predictions_see_it(size, model, run):
     )
 
 
-FORMATS = {"onnx": ("onnxruntime", "onnx", "onnxscript"), "openvino": ("openvino", "onnx", "onnxscript")}
-
-
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("kind", FORMATS)
 def test_command(kind, run, data, tmp_path):
-    for package in FORMATS[kind]:
-        pytest.importorskip(package, reason=f"{package} is not installed: pip install -e '.[export]'")
+    needs(kind)
     photo = data / "JPEGImages" / "test_000.jpg"
     outcome = css("export", run, "--format", kind, "--out", tmp_path / "out" / "model", "--images", photo)
     assert outcome.code == 0, outcome.err
@@ -84,8 +118,81 @@ def test_command(kind, run, data, tmp_path):
         assert outcome.code == 0, outcome.err
         masks.append(np.array(Image.open(tmp_path / place / "test_000_ids.png")))
     assert (masks[0] == masks[1]).mean() > 0.95, "OpenVINO's own precision is bf16 on some machines"
+    assert facts["computed_in"] == facts["check"][-1]["precision"] in outcome.out, "and is told"
 
 
+@pytest.mark.usefixtures("quick")
+def test_precision(run, data, tmp_path):
+    needs("openvino")
+    photo, path = data / "JPEGImages" / "test_000.jpg", tmp_path / "model.xml"
+    assert css("export", run, "--format", "openvino", "--precision", "f32", "--out", path).code == 0
+    facts = json.loads(path.with_name("model.xml.json").read_text())
+    assert {size["precision"] for size in facts["check"]} == {facts["computed_in"]} == {"f32"}
+    other = open_exported(path, "bf16").precision  # f32 where there is no bf16
+    for options, precision in (((), "f32"), (("--precision", "bf16"), other)):
+        outcome = css("predict", path, photo, "--out", tmp_path / "out", *options)
+        assert outcome.code == 0 and f"(computed in {precision})" in outcome.out
+
+
+@pytest.mark.usefixtures("quick")
+def test_int8(run, data, tmp_path):
+    needs("openvino")
+    pytest.importorskip("nncf", reason="nncf is not installed: pip install -e '.[export]'")
+    photos, path = data / "JPEGImages", tmp_path / "model.xml"
+    options = ("--images", photos / "test_00[0-3].jpg", "--masks", data / "SegmentationClassAug", "--out", path)
+    outcome = css("export", run, "--format", "openvino", "--int8", "--calibrate", photos / "train_00*.jpg", *options)
+    assert outcome.code == 0, outcome.err
+    facts = json.loads(path.with_name("model.xml.json").read_text())
+    assert facts["int8"] and facts["computed_in"].startswith("int8, ") and "mIoU on 4 masks" in outcome.out
+    assert all(0.9 < size["same"] < 1 and size["precision"].startswith("int8") for size in facts["check"])
+    model, quantised = facts["mean_iou"]["model"], facts["mean_iou"][facts["computed_in"]]
+    assert abs(model - quantised) <= 0.5
+    outcome = css("predict", path, photos / "test_000.jpg", "--out", tmp_path / "out", "--save", "ids")
+    assert outcome.code == 0 and f"computed in {facts['computed_in']}" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (("--format", "openvino", "--int8"), "--int8 needs --calibrate"),
+        (("--format", "openvino", "--int8", "--calibrate", "gone"), "gone does not exist"),
+        (("--format", "onnx", "--int8", "--calibrate", "."), "--int8 is for --format openvino"),
+        (("--format", "onnx", "--precision", "f32"), "--precision is for --format openvino"),
+        (("--format", "openvino", "--calibrate", "."), "--calibrate is for --int8"),
+        (("--masks", "."), "--masks are those of --images"),
+    ],
+)
+def test_options_that_do_not_go_together(options, word, run, tmp_path):
+    outcome = css("export", run, "--out", tmp_path / "model", *options)
+    assert outcome.code == 2 and word in outcome.complaint and not list(tmp_path.iterdir())
+
+
+def test_precision_is_for_openvino(run, data, tmp_path):
+    (tmp_path / "model.onnx").write_text("no")
+    for model in (run, tmp_path / "model.onnx"):
+        outcome = css("predict", model, data / "JPEGImages" / "test_000.jpg", "--precision", "f32")
+        assert outcome.code == 2 and "--precision is for OpenVINO" in outcome.complaint
+
+
+@pytest.mark.parametrize(
+    "encoder", ["tu-test_resnet", pytest.param("tu-tf_efficientnet_lite0", marks=pytest.mark.slow)]
+)
+def test_hypercolumns(encoder, tmp_path):
+    """Stages of several sizes are pooled to that of the last one, whatever the image's size."""
+    needs("openvino")
+    pytest.importorskip("onnxruntime")
+    graph = Graph(see_hypercolumns(random_model(encoder)))
+    program = traced(graph)
+    for kind, save in (("onnx", save_onnx), ("openvino", save_openvino)):
+        path = tmp_path / f"model{SUFFIXES[kind]}"
+        save(program, path, FACTS)
+        exact = [size for size in verify(graph, path, kind, FACTS, drawn())["check"] if size["precision"] == "f32"]
+        assert len(exact) == len(SIZES) and all(size["same"] > 0.9999 for size in exact)
+        answers = open_exported(path, "f32" if kind == "openvino" else None).scores(drawn()[0]).argmax(0)
+        assert set(answers.flat) == {0, 1, 2}, "a network with one answer would agree with anything"
+
+
+@pytest.mark.usefixtures("quick")
 def test_torch(run, tmp_path):
     outcome = css("export", run, "--format", "torch", "--out", tmp_path / "model")
     assert outcome.code == 0, outcome.err
@@ -117,13 +224,9 @@ def test_a_shortcut_frozen_into_the_graph_is_noticed(model, tmp_path):
     for module in wrong.modules():
         if isinstance(module, torch.nn.Conv2d) and module.dilation != (1, 1):
             module.__class__ = SparseTapConv2d
-    save_onnx(
-        traced(wrong),
-        tmp_path / "wrong.onnx",
-        {"class_ids": [0, 3, 1], "class_names": list("abcd"), "colours": [], "size": 96},
-    )
+    save_onnx(traced(wrong), tmp_path / "wrong.onnx", FACTS)
     with pytest.raises(InputError, match=r"wrong\.onnx is not exported: at 321 x 200|at 512 x 512"):
-        verify(right, tmp_path / "wrong.onnx", "onnx", photographs([]))
+        verify(right, tmp_path / "wrong.onnx", "onnx", FACTS, drawn())
 
 
 def test_a_few_wrong_pixels_are_too_many():
@@ -144,9 +247,48 @@ def test_compare_counts_pixels():
         logits[:, 0, 0] = 3
         return logits
 
-    found = compare(ours, theirs, photographs([]))
+    found = compare(ours, theirs, drawn())
     assert [size.same for size in found] == pytest.approx([1 - 1 / height for height, _ in SIZES])
     assert {size.largest_difference for size in found} == {3.0} and found[0].images == 2
+
+
+def by_brightness(step):
+    """Classes 0 and 3 (channels 0 and 1): whether a pixel is brighter than `step`."""
+
+    def logits(pixels):
+        bright = (pixels.mean(1) > step).astype(np.float32)
+        return np.stack([1 - bright, bright, 0 * bright - 1], 1)
+
+    return ExportedNetwork.of(logits, FACTS, "f32")
+
+
+def test_mean_iou_on_masks():
+    image = np.repeat(np.arange(100, dtype=np.uint8)[None, :, None], 100, 0).repeat(3, 2)
+    mask = np.where(np.arange(100)[None] > 59, 3, 0).astype(np.uint8).repeat(100, 0)
+    mask[:, 90:] = 2  # a class that the model does not know: left out, as void is
+    mask[:, :10] = 255
+    facts = Masked([image], [mask])
+    assert facts.mean_iou(by_brightness(59)) == pytest.approx(100, abs=1e-3)
+    assert facts.mean_iou(by_brightness(69)) == pytest.approx(100 * (50 / 60 + 20 / 30) / 2, abs=1e-3)
+    with pytest.raises(InputError, match="no pixel is of a class"):
+        Masked([image], [np.full_like(mask, 7)]).mean_iou(by_brightness(59))
+
+
+def test_half_a_point_may_be_lost():
+    require_quality(60.0, {"int8, f32": 59.5, "int8, bf16": 70.0}, "model.xml")
+    for bad in (59.4, float("nan")):
+        with pytest.raises(InputError, match=f"{bad:.2f} % in int8, bf16 where the model has 60.00 %"):
+            require_quality(60.0, {"int8, f32": 60.0, "int8, bf16": bad}, "model.xml")
+
+
+def test_masks_that_do_not_fit(tmp_path):
+    photo = Item(tmp_path / "a.jpg", "a")
+    with pytest.raises(InputError, match=r"a\.png"):
+        read_masks(tmp_path, [photo], [np.zeros((4, 5, 3), np.uint8)])
+    Image.new("L", (5, 4)).save(tmp_path / "a.png")
+    assert read_masks(tmp_path, [photo], [np.zeros((4, 5, 3), np.uint8)]).masks[0].shape == (4, 5)
+    with pytest.raises(InputError, match="differ in size"):
+        read_masks(tmp_path, [photo], [np.zeros((5, 4, 3), np.uint8)])
 
 
 def test_nothing_is_left_of_an_export_that_fails(run, tmp_path, monkeypatch):

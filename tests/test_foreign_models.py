@@ -154,6 +154,8 @@ class Mischief:
         ("pickle", ["--architecture", "fcn_resnet50"], "holds more than tensors"),
         ("text", ["--architecture", "fcn_resnet50"], "holds more than tensors, or is damaged"),
         ("smp", ["--names", "a"], "--names must be 3 different names"),
+        ("smp", ["--epochs", "0"], "--epochs must be at least 1"),
+        ("smp", ["--old-test", "{data}"], "has no class of"),
         ("smp", ["--method", "plop"], "--method plop is for networks of css run; choose frozen or finetune"),
         ("unet", [], "only 1x1 convolutions"),
         ("config", [], "names no network of smp"),
@@ -170,9 +172,19 @@ def test_bad_input_is_one_sentence(content, options, says, data, tmp_path, capfd
         torch.save({"a": torch.ones(1)} if content == "state" else {"a": Mischief()}, model)
     if content == "text":
         model.write_text("no network")
+    options = [option.format(data=data) for option in options]
     outcome = extend(model, data, *options, "--out", tmp_path / "out")
     assert outcome.code == 2 and says in outcome.complaint
-    assert not (tmp_path / "out").exists() and "run\n" not in capfd.readouterr().out
+    assert not list(tmp_path.glob("out*")) and "run\n" not in capfd.readouterr().out
+
+
+def test_a_folder_in_the_way_stays(data, tmp_path):
+    smp_network().save_pretrained(tmp_path / "theirs")
+    (tmp_path / "out.model").mkdir()
+    (tmp_path / "out.model" / "precious.txt").write_text("x")
+    outcome = extend(tmp_path / "theirs", data, "--out", tmp_path / "out")
+    assert outcome.code == 2 and "out.model is in the way" in outcome.complaint
+    assert (tmp_path / "out.model" / "precious.txt").exists() and not (tmp_path / "out").exists()
 
 
 def test_adopt_is_a_run_folder(tmp_path):

@@ -10,7 +10,6 @@ from small_shapes import first_model, small_stream
 from css.model.hypercolumn import columns, fit_directions
 from css.model.segmenter import Segmenter
 from css.model.state import classifier_parameters, set_classifiers
-from css.s2mf.hypercolumns import in_columns
 from css.s2mf.moments import extend
 
 WIDTHS = (5, 7, 4)
@@ -33,7 +32,8 @@ def rows_of(maps):
 
 def fitted(number, first=None):
     x = extend(rows_of(stages()).double())
-    return fit_directions(x.T @ x, WIDTHS, torch.zeros(0, WIDTHS[-1]) if first is None else first, number)
+    own = torch.zeros(0, WIDTHS[-1]) if first is None else first
+    return fit_directions(x.T @ x, WIDTHS, (own, torch.zeros(len(own))), number)
 
 
 def numpy_components(number):
@@ -86,7 +86,7 @@ def test_a_dead_channel():
     maps = stages()
     maps[1] = maps[1] * torch.tensor([1, 0, 1, 1, 1, 1, 1.0])[:, None, None]
     x = extend(rows_of(maps).double())
-    hypercolumn = fit_directions(x.T @ x, WIDTHS, torch.randn(2, 4), 16)
+    hypercolumn = fit_directions(x.T @ x, WIDTHS, (torch.randn(2, 4), torch.zeros(2)), 16)
     torch.testing.assert_close(hypercolumn.directions.T @ hypercolumn.directions, torch.eye(16), atol=1e-5, rtol=0)
     assert hypercolumn(maps).isfinite().all()
 
@@ -96,7 +96,7 @@ def seeing_model():
     model = first_model(small_stream())
     widths = [*model.encoder.out_channels[-3:], 256]
     x = extend(torch.randn(700, sum(widths), generator=torch.Generator().manual_seed(0)).double())
-    model.see(fit_directions(x.T @ x, widths, torch.zeros(0, 256), 40))
+    model.see(fit_directions(x.T @ x, widths, (torch.zeros(0, 256), torch.zeros(0)), 40))
     return model.eval()
 
 
@@ -140,11 +140,35 @@ def test_the_networks_own_answers_are_kept(kept):
         logits = model(images).logits
         x = extend(rows_of(model.column(images)).double())
     own = classifier_parameters(model)
-    first = own[0] if kept else own[0][:0]
-    hypercolumn = fit_directions(x.T @ x, model.column_widths, first, 40)
-    start = in_columns(own, hypercolumn)
+    hypercolumn = fit_directions(x.T @ x, model.column_widths, own if kept else (own[0][:0], own[1][:0]), 40)
+    hypercolumn.own_weight, hypercolumn.own_bias = own
     model.see(hypercolumn)
-    set_classifiers(model, *start)
+    set_classifiers(model, *hypercolumn.own_classifier())
     with torch.no_grad():
         error = (model(images).logits - logits).abs().max() / logits.std()
     assert (error < 1e-3) == kept
+
+
+def test_a_pretrained_encoder_beside_the_trained_one():
+    """Its stages come first; it stays as it was, its statistics too; a network that is loaded has it as well."""
+    model = first_model(small_stream())
+    model.keep_pretrained()
+    widths = [*model.encoder.out_channels[-3:]] * 2 + [256]
+    assert model.column_widths == widths
+    images = torch.randn(4, 3, 64, 64)
+    before = model.eval().column(images)
+    assert [found.shape[1] for found in before] == widths
+    model.train()
+    with torch.no_grad():
+        for parameter in model.encoder.parameters():
+            parameter.mul_(1.5)
+    model(images)  # in training: statistics of BatchNorm move, but not those that are kept
+    after = model.eval().column(images)
+    same = [torch.equal(one, other) for one, other in zip(before, after, strict=True)]
+    assert same == [True] * 3 + [False] * 4
+    assert not any(parameter.requires_grad for parameter in model.pretrained.parameters())
+    x = extend(rows_of(after).detach().double())
+    model.see(fit_directions(x.T @ x, widths, classifier_parameters(model), 40))
+    other = first_model(small_stream()).eval()
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other(images).logits, model(images).logits)

@@ -4,9 +4,11 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from small_voc import QUICK_S2MF, Killed, css, kill_at, read_results, run_arguments
 
 from css.kinds.choice import kind_of
+from css.model.encoders import build_encoder
 from css.run.saved import load_model, open_run
 from css.system.processes import Processes
 from css.system.tensors import load_tensors
@@ -74,7 +76,7 @@ def test_the_first_task_is_that_of_any_method(run, plain, data):
         ("css.s2mf.hypercolumns.fit_directions", 1),
         ("css.s2mf.hypercolumns.train", 1),
         ("css.s2mf.alignment.aligned", 2),
-        ("css.s2mf.moments.FeatureMoments.update", 11),
+        ("css.s2mf.moments.FeatureMoments.update", 8),
     ],
 )
 def test_killed(function, calls, run, plain, data, tmp_path, monkeypatch):
@@ -98,7 +100,7 @@ def test_any_method_can_see_hypercolumns(method, run, data):
     before, after = tensors_of(run, 0), tensors_of(run.parent / method, 2)
     assert after["model.classifiers.2.weight"].shape == (1, 32, 1, 1)
     directions = [name for name in before if name.startswith("model.hypercolumn.")]
-    assert len(directions) == 3 and all(torch.equal(before[name], after[name]) for name in directions)
+    assert len(directions) == 5 and all(torch.equal(before[name], after[name]) for name in directions)
     trained = "model.decoder.conv.weight"
     assert torch.equal(before[trained], after[trained]) == (method == "frozen+align")
 
@@ -127,20 +129,63 @@ def test_a_finished_run_is_tested_again(run):
     assert outcome.code == 0, outcome.err
 
 
+def test_a_first_task_of_hypercolumns_is_shared_with_methods_on_the_decoder(run, plain, data):
+    """With the classifier that the network was trained with."""
+    outcome = css(*run_arguments(data, run.parent, "back", "--method", "finetune", "--task0", run))
+    assert outcome.code == 0, outcome.err
+    for task in (0, 2):
+        found = tensors_of(run.parent / "back", task)
+        assert all(torch.equal(found[name], value) for name, value in tensors_of(plain, task).items())
+
+
+PRETRAINED = ["--model.classifier-features", "hypercolumn+pretrained", "--model.encoder-weights"]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Weights of an encoder, other ones than those of a fresh network."""
+    path = tmp_path_factory.mktemp("weights") / "encoder.safetensors"
+    torch.manual_seed(5)
+    save_file(build_encoder("tu-test_resnet").state_dict(), path)
+    return path
+
+
+def test_a_pretrained_encoder_is_kept(data, weights, tmp_path):
+    """The first task is shared with a run without it; the kept one has the weights of the file, in all tasks."""
+    arguments = ["--model.encoder-weights", weights, *METHOD]
+    assert css(*run_arguments(data, tmp_path, "own", *arguments)).code == 0
+    again = run_arguments(data, tmp_path, "both", *PRETRAINED, weights, *METHOD, "--task0", tmp_path / "own")
+    assert css(*again).code == 0
+    found, own = tensors_of(tmp_path / "both", 2), tensors_of(tmp_path / "own", 2)
+    for name, value in load_file(weights).items():
+        assert torch.equal(found[f"model.pretrained.{name}"], value)
+        assert torch.equal(found[f"model.encoder.{name}"], own[f"model.encoder.{name}"])
+    trained = [not torch.equal(value, found[f"model.encoder.{name}"]) for name, value in load_file(weights).items()]
+    assert sum(trained) > 10
+    assert len(found["model.hypercolumn.scale"]) == 2 * len(own["model.hypercolumn.scale"]) - 256
+    assert css("evaluate", tmp_path / "both", "--task", 2).code == 0
+    back = run_arguments(data, tmp_path, "back", *arguments, "--task0", tmp_path / "both")
+    assert css(*back).code == 0
+    assert all(torch.equal(tensors_of(tmp_path / "back", 2)[name], value) for name, value in own.items())
+
+
 @pytest.mark.parametrize(
-    ("borrowed", "options", "words"),
+    ("options", "words"),
     [
-        ("run", ["--method", "finetune"], "its classifiers see hypercolumns, add --model.classifier-features"),
-        ("run", [*METHOD, "--model.classifier-features", "decoder"], "its classifiers see hypercolumns"),
-        (None, [*METHOD, "--train.crop", "32", "--train.batch", "4"], "too few for 200 numbers per place"),
+        (["--method", "plop"], "is for hypercolumn and frozen features, not for --method plop"),
+        ([*METHOD, "--model.encoder-weights", "none"], "needs a pretrained encoder"),
     ],
 )
-def test_what_does_not_fit(borrowed, options, words, run, data, tmp_path, monkeypatch):
-    if borrowed is None:
-        monkeypatch.setattr("css.s2mf.hypercolumns.COMPONENTS", 200)
-    task0 = ["--task0", run] if borrowed else []
-    outcome = css(*run_arguments(data, tmp_path, "other", *options, *task0))
+def test_where_no_pretrained_encoder_can_be_kept(options, words, data, weights, tmp_path):
+    outcome = css(*run_arguments(data, tmp_path, "other", *PRETRAINED, weights, *options))
     assert outcome.code == 2 and words in outcome.complaint
+    assert not (tmp_path / "other").exists()
+
+
+def test_too_few_places(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("css.s2mf.hypercolumns.COMPONENTS", 200)
+    outcome = css(*run_arguments(data, tmp_path, "other", *METHOD, "--train.crop", "32", "--train.batch", "4"))
+    assert outcome.code == 2 and "too few for 200 numbers per place" in outcome.complaint
     assert not (tmp_path / "other").exists()
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from css.model.segmenter import Segmenter
+from css.model.state import only
 from tasks import InputError
 
 TINY = "tu-test_resnet"
@@ -269,3 +270,13 @@ def test_resnet50_and_tu_resnet50_are_two_networks():
     for model, is_negative in ((smp, True), (timm, False)):
         model.grow([0])
         assert bool(min(tap.min() for tap in model(images()).taps) < 0) is is_negative
+
+
+def test_only_parts_are_trained_for_a_while():
+    """What was not trained before is not trained after, a part of it or an error notwithstanding."""
+    model = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1), nn.Linear(1, 1))
+    model[0].bias.requires_grad_(False)
+    with pytest.raises(ZeroDivisionError), only(model, model[0], model[2]):
+        assert [p.requires_grad for p in model.parameters()] == [True, True, False, False, True, True]
+        raise ZeroDivisionError
+    assert [p.requires_grad for p in model.parameters()] == [True, False, True, True, True, True]

@@ -44,9 +44,11 @@ def test_fused_state(case):
 @CASES
 def test_counters_stay_counters(case):
     """The official code makes fractions of them, which loading truncates; they play no part."""
-    found, new = fused(case), group(case, "new")
-    for name in group(case, "fused_code"):
+    found, old, new, loaded = fused(case), *(group(case, name) for name in ("old", "new", "fused_code_loaded"))
+    for name, code in group(case, "fused_code").items():
         assert torch.equal(found[name], new[name])
+        assert_close(torch.lerp(old[name].double(), new[name].double(), factor(case)), code)
+        assert torch.equal(code.to(loaded[name]), loaded[name]) and differs(found[name], code)
 
 
 @CASES

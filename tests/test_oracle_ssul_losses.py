@@ -6,7 +6,10 @@ import torch
 from oracle_archive import Archive, assert_close, differs, resized
 from torch import nn
 
-from plop_baseline.private_heads import all_rows_bce, body, known_or_unknown, start_as, sure_labels, with_unknown
+from css.model.output import Output
+from plop_baseline.private_heads import all_rows_bce, body, sure_labels
+from plop_baseline.ssul import Ssul, SsulOptions
+from plop_baseline.unknown_class import KnownAndUnknown, known_or_unknown, start_as, with_unknown
 
 ARCHIVE = Archive("ssul_losses")
 CASES, array, number = ARCHIVE.cases, ARCHIVE.array, ARCHIVE.number
@@ -116,6 +119,44 @@ def test_decision(case):
         assert_close(found[:, 0].sigmoid(), score.clamp(max=1), 1e-6)
         assert (score > 1).any()
         assert not torch.equal(rows[:, 1:].argmax(1), found.argmax(1))
+
+
+class Net(nn.Module):
+    """The maps of the ASPP as they are given, and the heads that the method looks into."""
+
+    def __init__(self, case, which):
+        super().__init__()
+        unknown, background, first, *later = heads(case, which)
+        self.decoder = SimpleNamespace(conv=first[0], bn=first[1], relu=first[2])
+        self.head = KnownAndUnknown()
+        self.head.unknown, self.head.background = unknown, background
+        self.head.bodies = nn.ModuleList(of[:3] for of in later)
+        self.classifiers = nn.ModuleList([with_background_row(first[3]), *(of[3] for of in later)])
+        self.features = array(case, "features")
+
+    def forward(self, images):
+        return Output(torch.zeros(0), self.features, ())
+
+
+def with_background_row(classifier):
+    """Of a soft-max: the same added to all rows changes nothing."""
+    added, found = torch.rand(1, classifier.in_channels, 1, 1).double(), nn.Conv2d(classifier.in_channels, 1, 1)
+    found.weight = nn.Parameter(torch.cat([added, classifier.weight.detach() + added]))
+    found.bias = nn.Parameter(torch.cat([torch.full((1,), 0.25), classifier.bias.detach() + 0.25]))
+    return found.double()
+
+
+@CASES
+def test_method(case):
+    """What `Ssul.losses` gives with saliency maps; a negative control without the pseudo labels."""
+    if not has_unknown(case):
+        return
+    for threshold, expected in ((number(case, "threshold"), "loss"), (1.1, "loss_without_pseudo")):
+        method = Ssul(SsulOptions(threshold=threshold, unknown="maps"))
+        method.model = Net(case, "model")
+        found = method.losses(None, method.model, Net(case, "previous"), None, targets(case))
+        assert_close(found["bce"], number(case, expected))
+    assert differs(found["bce"], number(case, "loss"))
 
 
 @CASES

@@ -90,6 +90,21 @@ def test_tiles_give_the_whole(tile, overlap):
     assert scores is None and (mask == truth(image)).all()
 
 
+@pytest.mark.parametrize(("tile", "overlap"), [(64, 0), (80, 17), (500, 100)])
+def test_tiles_give_the_probabilities_of_the_whole(tile, overlap, tmp_path):
+    image = scene(230, 170)
+    whole = segment(ByColour(), image, View())[1]
+    scores = segment(ByColour(), image, View(tile=tile, overlap=overlap), tmp_path / "out")[1]
+    assert scores.dtype == np.float16 and np.abs(scores - whole).max() < 1e-3
+    assert list((tmp_path / "out").iterdir()) == [], "the file has no name"
+
+
+def test_no_room_for_the_probabilities_of_tiles(tmp_path):
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(InputError, match="Cannot write"):
+        segment(ByColour(), scene(), View(tile=64), tmp_path / "out")
+
+
 def test_seams_are_blended():
     """Two tiles that disagree change over within their overlap, in the middle of it."""
 
@@ -287,10 +302,14 @@ def test_command(data, tmp_path):
     whole = css("predict", run, photos, "--out", tmp_path / "a", "--size", "full", "--save", "ids", "scores")
     assert whole.code == 0 and "4 of 4 done: ids, scores" in whole.out
     (photos / "broken.jpg").write_text("no")
-    tiles = css("predict", run, photos, "--out", tmp_path / "b", "--tile", "64", "--overlap", "16", "--save", "ids")
+    tiles = css(
+        "predict", run, photos, "--out", tmp_path / "b", "--tile", "64", "--overlap", "16", "--save", "ids", "scores"
+    )
     assert tiles.code == 1 and "4 of 5 done" in tiles.out and "broken.jpg" in tiles.err
     assert len(list((tmp_path / "b").glob("*_ids.png"))) == 4
-    for options, word in ((["--save", "scores", "--tile", "64"], "--tile"), (["--size", "2"], "--size"),
-                          (["--skip-existing", "--save", "csv"], "--save mask")):  # fmt: skip
+    with np.load(tmp_path / "b" / "test_000_scores.npz") as kept:
+        ids = np.array(Image.open(tmp_path / "b" / "test_000_ids.png"))
+        assert (kept["class_ids"][kept["scores"].argmax(0)] == ids).mean() > 0.99, "but for ties of float16"
+    for options, word in ((["--size", "2"], "--size"), (["--skip-existing", "--save", "csv"], "--save mask")):
         outcome = css("predict", run, photos, "--out", tmp_path / "c", *options)
         assert outcome.code == 2 and word in outcome.complaint and not (tmp_path / "c").exists()

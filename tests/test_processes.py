@@ -2,22 +2,31 @@
 
 import json
 import os
+import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from forked import Ended, run_forks, together
+from safetensors.torch import load_file
 from small_voc import CROP, css, masks_of, plain_machine, read_results, run_arguments
+from test_resume import numbers
+from torch.distributed.run import main as torchrun
 
+import css as css_package
 from css.cli.main import main
 from css.config.files import read_config
 from css.run.flow import build_model
 from css.run.folder import load_task, task_folder
 from css.run.presets import from_dict
 from css.run.stream import make_stream
-from css.system.launch import launch
+from css.system.group import LOWEST_PORT
+from css.system.launch import launch, wanted_processes
 from css.system.processes import Processes
 from css.training.evaluate import evaluate
+from tasks import InputError
 
 HALF = 4  # of a batch of 8: what one of two processes normalises over
 
@@ -60,6 +69,60 @@ def in_two_processes(folder: Path, *arguments: object) -> Ended:
         assert css(*arguments).code == ended[0].returncode
     assert len(ended) == 1
     return ended[0]
+
+
+def two_nodes(data: Path, runs: Path, name: str, node: Callable) -> Path:
+    """The run of `two`, on two machines of one process each, which find each other on loopback."""
+    arguments = run_arguments(data, runs, name, "--method", "plop", protocol="2-1")
+    port = free_port()
+    calls = [(node, runs / "cache", rank, port, arguments) for rank in range(2)]
+    outcome = run_forks(runs / f"{name}.streams", calls)
+    assert outcome.returncode == 0, outcome.stderr
+    assert outcome.stdout.count("avg ") == 2  # one table, by the first process alone
+    return runs / name
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def torchrun_on_a_node(cache: Path, rank: int, port: int, arguments: list[str]) -> None:
+    """As a user calls it on each machine."""
+    with plain_machine(cache):
+        os.environ["PYTHONPATH"] = str(Path(css_package.__file__).parents[1])
+        torchrun([
+            "--nnodes=2", "--nproc-per-node=1", f"--node-rank={rank}", "--rdzv-backend=c10d", "--rdzv-id=1",
+            f"--rdzv-endpoint=127.0.0.1:{port}", "-m", "css", *arguments,
+        ])  # fmt: skip
+
+
+def srun_task(cache: Path, rank: int, port: int, arguments: list[str]) -> None:
+    """What srun sets; nothing says where the processes meet but the list of nodes and the number of the job."""
+    with plain_machine(cache):
+        os.environ.update(
+            SLURM_JOB_ID=str(port - LOWEST_PORT), SLURM_STEP_ID="0", SLURM_STEP_NODELIST="localhost",
+            SLURM_PROCID=str(rank), SLURM_NTASKS="2", SLURM_LOCALID="0", GPUS="2",
+        )  # fmt: skip
+        raise SystemExit(main(arguments))
+
+
+def hand_made(cache: Path, rank: int, port: int, arguments: list[str]) -> None:
+    with plain_machine(cache):
+        os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+        raise SystemExit(main(arguments))
+
+
+@pytest.mark.parametrize("node", [torchrun_on_a_node, srun_task, hand_made])
+def test_two_nodes_end_like_two_processes_of_one(node, data, runs, two):
+    run = two_nodes(data, runs, node.__name__, node)
+    assert numbers(run) == numbers(two)
+    assert (run / "log.jsonl").read_text() == (two / "log.jsonl").read_text()
+    for weights in sorted(two.glob("task_*/model.safetensors")):
+        expected, found = load_file(weights), load_file(run / weights.relative_to(two))
+        assert expected.keys() == found.keys()
+        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
 WORKER = """
@@ -175,6 +238,19 @@ def test_bad_input_is_refused_before_any_process_starts(options, reason, data, r
     outcome = css(*run_arguments(data, runs, "refused", *options))
     assert outcome.code == 2 and reason in outcome.complaint
     assert not (runs / "refused").exists()
+
+
+def test_gpus_only_as_many_as_asked(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert wanted_processes() == 1
+    for given, count in {"": 1, "3": 3, "all": 4}.items():
+        monkeypatch.setenv("GPUS", given)
+        assert wanted_processes() == count
+    monkeypatch.setenv("GPUS", "5")
+    with pytest.raises(InputError, match="GPUS=5, but only 4 GPUs are visible"):
+        wanted_processes()
+    monkeypatch.setenv("RANK", "0")  # torchrun has started as many as it was told
+    assert wanted_processes() == 1
 
 
 @pytest.mark.parametrize("count", ["0", "two", "-1"])

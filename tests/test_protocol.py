@@ -24,6 +24,7 @@ def presence_of(*masks: set[int]) -> np.ndarray:
         ("10-1", [10] + [1] * 10),
         ("5-3", [5] + [3] * 5),
         ("1-1", [1] * 20),
+        ("20-0", [20]),
     ],
 )
 def test_group_sizes_on_voc(protocol, sizes):
@@ -51,7 +52,8 @@ def test_class_subset_in_a_given_order():
         ("20-1", 20, "nothing to learn"),
         ("25-5", 20, "nothing to learn"),
         ("4-1", 4, "3-1"),
-        ("1-1", 1, "at least 2"),
+        ("1-1", 1, "a single task of all classes is 1-0"),
+        ("0-0", 0, "at least 2"),
     ],
 )
 def test_protocol_that_does_not_fit(protocol, num_classes, says):

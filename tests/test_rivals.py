@@ -1,4 +1,4 @@
-"""STAR, DKD, the analytic head, LGKD and EWF, called as a user does, on a stream of three tasks."""
+"""STAR, DKD, BARM, SSUL, the analytic head, LGKD and EWF, called as a user does, on a stream of three tasks."""
 
 import os
 import subprocess
@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_voc import Killed, css, kill_at, read_results, run_arguments
+from PIL import Image
+from small_voc import Killed, css, kill_at, masks_of, read_results, run_arguments
 
 from css.run.saved import config_of, load_model
 from css.system.processes import Processes
@@ -24,12 +25,25 @@ TERMS = {
     "plop+ewf": {"ce", "pod"},
     "barm": {"bce", "background", "new", "bodies", "heads"},
     "ssul": {"bce"},
+    "ssul maps": {"bce"},
 }
-SMALL = {"analytic": ["--options.features", "64"], "plop": []}
+SMALL = {"analytic": ["--options.features", "64"]}
 
 
 def options_of(name):
-    return ["--method", name, *SMALL.get(name, [])]
+    return ["--method", name.split()[0], *SMALL.get(name, [])]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def maps(data, tmp_path_factory):
+    """Saliency maps, what is labelled and a corner, with which "ssul maps" learns."""
+    folder = tmp_path_factory.mktemp("maps")
+    for index, mask in enumerate(masks_of(data, "train")):
+        salient = mask > 0
+        salient[:30, :30] = True
+        Image.fromarray(salient).save(folder / f"train_{index:03d}.png")
+    SMALL["ssul maps"] = ["--options.unknown", folder]
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +81,11 @@ def test_stream(name, runs):
     assert all(torch.equal(first[entry], value) for entry, value in shared.items())
 
 
-@pytest.mark.parametrize("name", ["star", "dkd", "analytic", "plop+ewf", "lgkd", "barm", "ssul", "plop+ewf+align"])
+KILLED = ["star", "dkd", "analytic", "plop+ewf", "lgkd", "barm", "ssul", "ssul maps", "plop+ewf+align"]
+STEPS = {"dkd": 12, "ssul maps": 12}  # until a kill falls into the second epoch of a later task
+
+
+@pytest.mark.parametrize("name", KILLED)
 @pytest.mark.parametrize("place", ["first", "second"])
 def test_killed(name, place, runs, data, tmp_path, monkeypatch):
     """While the first task of the method's own is finished, and in the last task: the same bits."""
@@ -84,14 +102,17 @@ def test_killed(name, place, runs, data, tmp_path, monkeypatch):
         assert all(torch.equal(found[entry], value) for entry, value in expected.items())
 
 
-@pytest.mark.parametrize("name", ["star", "dkd"])
+@pytest.mark.parametrize(
+    "name",
+    ["star", "dkd", *(pytest.param(name, marks=pytest.mark.slow) for name in KILLED[3:])],
+)
 def test_killed_within_an_epoch(name, runs, data, tmp_path, monkeypatch):
     """Drawn features come from the seed of the epoch."""
     options = [*options_of(name), "--task0", runs("finetune"), "--train.later-epochs", "2"]
     arguments = [run_arguments(data, tmp_path, folder, *options) for folder in ("whole", "again")]
     assert css(*arguments[0]).code == 0
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr("css.system.log.Log.write", kill_at("css.system.log.Log.write", 8 if name == "star" else 12))
+        patch.setattr("css.system.log.Log.write", kill_at("css.system.log.Log.write", STEPS.get(name, 8)))
         css(*arguments[1])
     assert css(*arguments[1]).code == 0
     expected, found = (tensors_of(tmp_path / folder, 2) for folder in ("whole", "again"))
@@ -196,14 +217,14 @@ def test_pseudo_labels_of_analytic(runs, data, tmp_path, monkeypatch):
     assert (usual["method.cross"][:, 0] > last["method.cross"][:, 0]).any()
 
 
-@pytest.mark.parametrize("name", ["star", "dkd", "barm"])
+@pytest.mark.parametrize("name", ["star", "dkd", "barm", "ssul", "ssul maps"])
 def test_first_task_of_their_own(name, runs, data, tmp_path):
     """Binary cross-entropy from the start; such a first task is shared with nobody who does not ask for it."""
     own = run_arguments(data, tmp_path, "own", *options_of(name), "--options.first", "bce")
     assert css(*own).code == 0
     for task in (0, 2):
         background = model_of(tmp_path / "own", task)["model.classifiers.0.weight"][0]
-        assert background.any() == (name == "barm")  # which has a row for it
+        assert background.any() == (name in ("barm", "ssul"))  # which have a row for it
     wrong = css(*run_arguments(data, tmp_path, "other", "--method", "plop", "--task0", tmp_path / "own"))
     assert wrong.code == 2 and "binary cross-entropy" in wrong.complaint and not (tmp_path / "other").exists()
     wrong = css(*run_arguments(data, tmp_path, "other", *options_of(name), "--options.first", "bce",
@@ -236,6 +257,32 @@ def test_ssul_trains_the_newest_head_alone(runs):
     assert not torch.equal(after["model.head.bodies.1.0.weight"], first["model.decoder.conv.weight"])
 
 
+def test_with_maps_unknown_and_background_learn_too(runs):
+    """Their convolutions alone, the background's far more slowly; a new head starts as the unknown one."""
+    before, after = model_of(runs("ssul maps"), 1), model_of(runs("ssul maps"), 2)
+    far = {name: (after[name] - value).abs().max() for name, value in before.items() if value.is_floating_point()}
+    moved = {name for name, distance in far.items() if distance}
+    parts = ("0.weight", "3.weight", "3.bias")
+    assert moved == {f"model.head.{head}.{part}" for head in ("unknown", "background") for part in parts}
+    assert far["model.head.background.0.weight"] < 1e-2 * far["model.head.unknown.0.weight"]
+    for part in ("running_mean", "running_var", "weight", "bias"):
+        assert torch.equal(after[f"model.head.bodies.1.1.{part}"], after[f"model.head.unknown.1.{part}"])
+    assert not torch.equal(model_of(runs("ssul"), 2)["model.head.bodies.1.0.weight"],
+                           after["model.head.bodies.1.0.weight"])  # fmt: skip
+
+
+def test_maps_decide_what_ssul_learns(runs, maps, data, tmp_path):
+    """Nothing is salient: other weights, but the same answers of the first task's classes."""
+    for path in maps.iterdir():
+        (tmp_path / "black").mkdir(exist_ok=True)
+        Image.new("L", Image.open(path).size).save(tmp_path / "black" / path.name)
+    arguments = ["--method", "ssul", "--options.unknown", tmp_path / "black", "--task0", runs("finetune")]
+    assert css(*run_arguments(data, tmp_path, "run", *arguments)).code == 0
+    found, usual = model_of(tmp_path / "run", 2), model_of(runs("ssul maps"), 2)
+    assert not torch.equal(found["model.head.unknown.3.weight"], usual["model.head.unknown.3.weight"])
+    assert torch.equal(found["model.classifiers.0.weight"], usual["model.classifiers.0.weight"])
+
+
 def test_old_answers_of_ssul_stay(runs):
     """What an old head says of an image does not change, but for the background's row that is subtracted once."""
     logits = []
@@ -258,7 +305,7 @@ def test_a_new_ear_of_barm_starts_as_the_first_body(runs, data):
     assert 0 < (end - start).abs().max() < 0.1 * start.abs().max()
 
 
-@pytest.mark.parametrize("name", ["dkd", "analytic", "barm", "ssul"])
+@pytest.mark.parametrize("name", ["dkd", "analytic", "barm", "ssul", "ssul maps"])
 def test_saved_heads_are_read_again(name, runs):
     run = runs(name)
     again = css("evaluate", run)
@@ -272,7 +319,7 @@ def test_released_code_is_another_method(runs):
         assert not torch.equal(tensors_of(usual, 2)[entry], tensors_of(released, 2)[entry])
 
 
-EVERY = ["star", "dkd", "analytic", "lgkd", "barm", "ssul", "star+ewf"]
+EVERY = ["star", "dkd", "analytic", "lgkd", "barm", "ssul", "ssul maps", "star+ewf"]
 
 
 @pytest.mark.slow
@@ -297,9 +344,29 @@ def test_another_encoder(name, data, tmp_path):
     assert read_results(tmp_path / "lite")["complete"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in EVERY if name != "ssul maps"])
+def test_shapes(name, tmp_path):
+    small = ["--model.encoder", "tu-test_resnet", "--train.crop", "64", "--train.epochs", "1", "--train.workers", "0"]
+    outcome = css("run", "shapes", "2-1", "--classes", 1, 2, 3, "--runs", tmp_path, "--name", "run", *small,
+                  "--train.later-epochs", "1", *options_of(name))  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    assert read_results(tmp_path / "run")["complete"]
+
+
 @pytest.mark.parametrize(
     ("method", "options", "words"),
     [
+        ("joint+ewf", [], "+ewf goes around a method that learns task after task"),
+        ("joint+lgkd", [], "+lgkd goes around plop or mib"),
+        ("star+lgkd", [], "+lgkd goes around plop or mib"),
+        ("ssul+s2mf", [], "+s2mf needs a base method that learns every task by its losses alone"),
+        ("ssul+replay", [], "+replay needs a base method"),
+        ("dkd+align+align", [], "+align goes around a method that does not align"),
+        ("star+s2mf+ewf", [], "write plop+ewf+align"),
+        ("ssul", ["--options.unknown", "nowhere"], "--options.unknown nowhere is no folder"),
+        ("ssul+ewf", ["--options.base.unknown", "nowhere"], "--options.base.unknown nowhere is no folder"),
+        ("ssul", ["--options.unknown", "."], "40 of 40 training images have no saliency map"),
         ("analytic+align", [], "+align trains classifiers that are linear"),
         ("barm+s2mf", [], "+s2mf trains classifiers that are linear"),
         ("ssul+align", [], "+align trains classifiers that are linear"),
@@ -311,7 +378,7 @@ def test_another_encoder(name, data, tmp_path):
         ("finetune+lgkd", [], "+lgkd goes around plop or mib"),
         ("plop+align+ewf", [], "write plop+ewf+align"),
         ("plop+ewf", ["--options.factor", "1.5"], "--options.factor 1.5 does not fit; give one from 0 to 1"),
-        ("analytic", ["--options.features", "4000000"], "GiB"),
+        ("analytic", ["--options.features", "4000000"], "GiB for 4 square matrices, and this machine has"),
         ("analytic", ["--options.features", "0"], "--options.features 0"),
         ("analytic", ["--options.gamma", "0"], "--options.gamma 0"),
         ("star", ["--options.pos-weight", "-1"], "--options.pos-weight -1"),

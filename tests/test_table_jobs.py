@@ -13,7 +13,7 @@ from hand_made_runs import cells_of, rows
 from small_voc import CROP, css, read_results
 
 from css.recipe import jobs
-from css.recipe.jobs import Pool, default_jobs
+from css.recipe.jobs import Pool
 from css.run import flow as run
 
 pytestmark = pytest.mark.usefixtures("data")  # a plain machine for every test
@@ -128,13 +128,13 @@ def pool(recipe, tmp_path, monkeypatch, jobs_at_once, program="import time; time
     """A pool whose processes run a program of the test; `started` are the names of its cells, in order."""
     cells = list(cells_of(recipe, tmp_path / "runs").values())
     monkeypatch.setattr(jobs, "_POLL", 0.02)
-    made, started = Pool(cells, cells, jobs_at_once, lambda cell: []), []
+    started = []
 
     def start(job, cell):
         started.append(cell.label)
         return subprocess.Popen([sys.executable, "-c", program])
 
-    monkeypatch.setattr(made, "_start", start)
+    made = Pool(cells, cells, jobs_at_once, start)
     (tmp_path / "runs/small").mkdir(parents=True)
     for cell in cells:
         cell.config.folder.with_name(f"{cell.name}.log").write_text("css: no luck.\n")
@@ -179,16 +179,12 @@ def test_an_interruption_ends_the_processes(recipe, tmp_path, monkeypatch):
 def test_who_gets_which_gpu_and_how_many_threads(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 9)
-    assert default_jobs() == 1
-    assert jobs._environment(0, 1) == {}
-    assert jobs._environment(1, 2) == {"GPUS": "1", "OMP_NUM_THREADS": "4"}
+    assert jobs.environment_of(0, 1) == {}
+    assert jobs.environment_of(1, 2) == {"GPUS": "1", "OMP_NUM_THREADS": "4"}
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert jobs._environment(1, 2)["OMP_NUM_THREADS"] == "3"
+    assert jobs.environment_of(1, 2)["OMP_NUM_THREADS"] == "3"
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6,7")
-    assert [jobs._environment(job, 4)["CUDA_VISIBLE_DEVICES"] for job in range(4)] == ["4", "6", "7", "4"]
+    assert [jobs.environment_of(job, 4)["CUDA_VISIBLE_DEVICES"] for job in range(4)] == ["4", "6", "7", "4"]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert jobs._environment(2, 3) == {"GPUS": "1", "CUDA_VISIBLE_DEVICES": "2"}
-    assert default_jobs() == 3
-    monkeypatch.setenv("GPUS", "2")
-    assert default_jobs() == 1
+    assert jobs.environment_of(2, 3) == {"GPUS": "1", "CUDA_VISIBLE_DEVICES": "2"}

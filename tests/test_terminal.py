@@ -1,5 +1,6 @@
 """What a run says in a file and on a terminal."""
 
+import ast
 import os
 import pty
 import subprocess
@@ -22,8 +23,19 @@ def test_piped_output_is_a_line_per_epoch(data, tmp_path):
         f"task {task} fit: epoch {epoch}/2" for task in (0, 1) for epoch in (1, 2)
     ]
     assert all(" ce " in line and line.endswith(" s") for line in epochs)
-    assert "\r" not in outcome.err.partition("task 0")[2] and "step/s" not in outcome.err
+    assert "\r" not in outcome.err and "step/s" not in outcome.err
     assert len(lines) < 15, outcome.err
+
+
+def test_every_bar_knows_where_it_is_drawn():
+    """disable=None: on terminals only."""
+    root, bars = PROGRAM.parent.parent, 0
+    for path in (path for package in ("css", "tasks", "plop_baseline") for path in (root / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "tqdm":
+                assert "disable" in {word.arg for word in node.keywords}, f"{path}:{node.lineno}"
+                bars += 1
+    assert bars > 15
 
 
 def on_a_terminal(arguments: list[str], environment: dict[str, str]) -> str:

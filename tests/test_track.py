@@ -45,10 +45,10 @@ def test_nothing_is_imported_unless_asked_for(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("name", "word"), [("tensorboard", "pip install tensorboard"), ("wandb", "pip install wandb")])
-def test_a_tracker_that_is_not_installed(name, word, monkeypatch):
+@pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow"])
+def test_a_tracker_that_is_not_installed(name, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(InputError, match=word):
+    with pytest.raises(InputError, match=f"pip install {name}"):
         find_tracker(name)
 
 
@@ -85,6 +85,23 @@ def test_wandb_offline(tmp_path, monkeypatch):
     sys.modules["wandb"].teardown()  # its own process writes the file out
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     assert b"task 1 fit/ce" in file.read_bytes() and b"score/old" in file.read_bytes()
+
+
+def test_mlflow_without_a_server(tmp_path, monkeypatch):
+    """Twice: a run that was killed goes on in the same folder."""
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
+    pytest.importorskip("sqlalchemy", reason="mlflow is not installed completely")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for _ in range(2):
+        tracker = find_tracker("mlflow")(tmp_path, {"seed": 3})
+        tracker.step(ENTRY)
+        tracker.task(RESULT, tmp_path)
+        tracker.end("| a |")
+    first, second = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_runs(["1"])
+    assert first.data.metrics == second.data.metrics == {"task 1 fit/lr": 0.1, "task 1 fit/ce": 2.5, "score/old": 0.5}
+    files = {path.name for path in (tmp_path / "mlflow").rglob("*") if path.is_file()}
+    assert files == {"settings.txt", "confusion-1.png", "table.md"}
+    assert {path.name for path in tmp_path.iterdir()} == {"mlflow", "mlflow.db"}
 
 
 @pytest.mark.usefixtures("data")

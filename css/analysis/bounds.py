@@ -77,7 +77,7 @@ def _heads(width: int, channels: int) -> dict[str, nn.Module]:
 def _fitted(head: nn.Module, seen: Seen, lr: float) -> nn.Module:
     """The classifier after Adam on features at places, whose maps are 1 x 1."""
     optimizer = torch.optim.Adam(head.train().parameters(), lr)
-    for step in tqdm(range(STEPS), desc="bound", unit="step", leave=False):
+    for step in tqdm(range(STEPS), desc="bound", unit="step", leave=False, disable=None):
         optimizer.param_groups[0]["lr"] = lr * (1 - step / STEPS)
         chosen = torch.randint(len(seen.labels), (BATCH,))
         loss = F.cross_entropy(head(seen.after[chosen, :, None, None])[:, :, 0, 0], seen.labels[chosen])

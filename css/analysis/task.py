@@ -160,7 +160,7 @@ def require_fused(run: Path, index: int) -> None:
     if not (task_folder(run, index) / MODELS_FILE).exists():
         raise InputError(
             f"{task_folder(run, index)} has no {MODELS_FILE}: css analyse needs a task after the first of a run of "
-            "BASE+s2mf with --options.fusion linear or meta."
+            "BASE+s2mf with --options.fusion linear or meta, and --keep all."
         )
 
 

@@ -37,5 +37,5 @@ def extend(model: tyro.conf.Positional[Path], /, data: str, classes: tuple[str, 
     request = Request(model, data, classes, out, method, epochs, seed, first_data, old_test, crop)
     processes = Processes.join()
     if architecture or names or is_network(model):
-        request = processes.first(lambda: adopted(request, architecture, names))
+        request = processes.first(lambda: adopted(request, architecture, names, processes.world))
     extend_model(request, processes)

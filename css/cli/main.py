@@ -1,5 +1,6 @@
 """The command line: css run | extend | table | evaluate | analyse | predict | export | report | data | ... | list."""
 
+import contextlib
 import errno
 import importlib
 import os
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from css.cli.arguments import WANTS_HELP, value_of
+from css.system.group import member
 from tasks.datasets.registry import DATASETS, is_folder
 from tasks.errors import InputError, nearest, sentence
 
@@ -89,8 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _refused(error: InputError) -> int:
-    if int(os.environ.get("RANK", "0")):
-        time.sleep(3)  # the first process, if it met the same error, says so and ends this one meanwhile
+    with contextlib.suppress(InputError):  # which may be what is refused
+        if member().rank:
+            time.sleep(3)  # the first process, if it met the same error, says so and ends this one meanwhile
     print(f"css: {sentence(error)}", file=sys.stderr, flush=True)
     if _in_group():
         os._exit(2)  # leaving the group in order would make the others fail first, with a traceback

@@ -8,7 +8,7 @@ import tyro
 
 OptionsT = TypeVar("OptionsT")
 BatchNormMode = Literal["train", "freeze", "freeze-stats"]
-ClassifierFeatures = Literal["auto", "decoder", "hypercolumn"]
+ClassifierFeatures = Literal["auto", "decoder", "hypercolumn", "hypercolumn+pretrained"]
 
 
 # What a setting decides, in the metadata of its field. `css.config.compare` reads it.
@@ -32,7 +32,13 @@ class ModelConfig:
     """none, imagenet (downloaded by smp) or the path of a file of the same architecture."""
     classifier_features: ClassifierFeatures = field(default="auto", metadata={**LATER, "before": "decoder"})
     """What the classifiers see from the end of the first task on: the decoder's features, or hypercolumns: the last
-    stages and the decoder on directions that are fitted then, and stay. auto is what the method is made for."""
+    stages and the decoder on directions that are fitted then, and stay; with +pretrained also the last stages of the
+    encoder as it was before the first task. auto is what the method is made for."""
+
+    @property
+    def sees_hypercolumns(self) -> bool:
+        """Whether the classifiers see hypercolumns, of one network or of two."""
+        return self.classifier_features.startswith("hypercolumn")
 
 
 @dataclass(frozen=True)
@@ -109,7 +115,8 @@ class RunConfig(Generic[OptionsT]):
     """voc, ade20k, cityscapes, shapes; with one label per image: cifar100, tiny-imagenet, shapes-cls; or your own: a
     folder with data.yaml (see css data), or package.module:Class."""
     protocol: tyro.conf.Positional[str] = field(metadata=LATER)
-    """"A-B": A classes first, then B at a time, for example 15-1; for image labels "K-split": K equal tasks."""
+    """"A-B": A classes first, then B at a time, for example 15-1, "A-0": all in one task, for css extend; for image
+    labels "K-split": K equal tasks."""
     method: str = field(default="plop", metadata=LATER)
     """Name of a method (see css list), or package.module:Class."""
     setting: Literal["overlap", "disjoint", "sequential", "partitioned"] = field(default="overlap", metadata=LATER)
@@ -134,7 +141,10 @@ class RunConfig(Generic[OptionsT]):
     name: str | None = field(default=None, metadata=PLACE)
     """Name of the run folder; default: made from data set, protocol, setting, method and seed."""
     track: str | None = field(default=None, metadata=PLACE)
-    """Send losses, scores and pictures to tensorboard or wandb, too."""
+    """Send losses, scores and pictures to tensorboard, wandb or mlflow, too."""
+    keep: Literal["all", "last"] = field(default="all", metadata=PLACE)
+    """Models that stay in the run folder: of every task, or of the last finished one alone, from which a killed run
+    goes on (docs/cluster.md says what it cannot do without the others)."""
     task0: Path | None = field(default=None, metadata=PLACE)
     """Start from the finished first task of this run folder."""
     model: ModelConfig = field(default_factory=ModelConfig, metadata=EVERY)

@@ -4,12 +4,15 @@ import contextlib
 import io
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.export import ExportedProgram
 
+from css.export.int8 import quantised
 from css.predict.exported import FACTS, SUFFIXES, runtime
 
 
@@ -26,11 +29,18 @@ def save_onnx(program: ExportedProgram, path: Path, facts: dict[str, Any]) -> No
     onnx.save(model, path)
 
 
-def save_openvino(program: ExportedProgram, path: Path, facts: dict[str, Any]) -> None:
-    """PATH.xml and PATH.bin, in single precision; the runtime may compute in a lower one. Needs openvino, too."""
+def save_openvino(
+    program: ExportedProgram, path: Path, facts: dict[str, Any], calibration: Sequence[np.ndarray] = ()
+) -> None:
+    """PATH.xml and PATH.bin, in single precision; the runtime may compute in a lower one. Needs openvino, too.
+
+    With images uint8 (H, W, 3) for calibration, in int8; that needs nncf as well.
+    """
     openvino, middle = runtime("openvino"), path.with_suffix(SUFFIXES["onnx"])
     save_onnx(program, middle, facts)
     model = openvino.convert_model(middle)
+    if calibration:
+        model = quantised(model, calibration)
     model.set_rt_info(json.dumps(facts), FACTS)
     openvino.save_model(model, path, compress_to_fp16=False)
     middle.unlink()

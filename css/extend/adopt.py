@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from css.config.files import as_dict, save_config
+from css.config.files import CONFIG_FILE, as_dict, read_config, save_config
 from css.config.settings import ModelConfig, RunConfig, TrainConfig
+from css.extend.plan import plan
 from css.extend.request import Request
 from css.model.foreign import SMP, TORCHVISION, Foreign
 from css.report.results import write_results
@@ -32,11 +34,31 @@ def is_network(model: Path) -> bool:
     return model.is_file() or (model / "config.json").is_file()
 
 
-def adopted(request: Request, architecture: str | None, names: Sequence[str]) -> Request:
-    """The same extension, of a run folder beside its result that holds the network. Raises InputError as `adopt`."""
+def adopted(request: Request, architecture: str | None, names: Sequence[str], world: int) -> Request:
+    """The same extension, of a run folder beside its result that holds the network.
+
+    Raises InputError as `adopt` and `plan` (for `world` processes); nothing is left behind then.
+    """
     run = request.folder.with_name(f"{request.folder.name}.model")
+    there = _is_adopted(run, request.model)
     adopt(request.model, architecture, names, run)
-    return dataclasses.replace(request, model=run, out=request.folder)
+    found = dataclasses.replace(request, model=run, out=request.folder)
+    try:
+        plan(found, world)
+    except InputError:
+        if not there:
+            shutil.rmtree(run)
+        raise
+    return found
+
+
+def _is_adopted(run: Path, weights: Path) -> bool:
+    """Whether this is the run folder of that network. Raises InputError if it is there, but anything else."""
+    if not run.exists():
+        return False
+    if not (run / CONFIG_FILE).is_file() or read_config(run).get("dataset") != str(weights.resolve()):
+        raise InputError(f"{run} is in the way and not made of {weights}; give another folder with --out.")
+    return True
 
 
 def adopt(weights: Path, architecture: str | None, names: Sequence[str], out: Path) -> None:

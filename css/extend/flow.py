@@ -14,15 +14,15 @@ from css.config.files import CONFIG_FILE, as_dict, save_config
 from css.extend.plan import Plan, path_of, plan
 from css.extend.request import Request
 from css.extend.scores import class_scores
-from css.extend.statistics import origin, take_statistics
+from css.extend.statistics import take_statistics, told
 from css.extend.table import extension_table
 from css.method.registry import make_method
 from css.model.segmenter import Segmenter
-from css.report.pictures import chosen_images, save_predictions
+from css.report.pictures import PREDICTIONS, chosen_images, save_predictions
 from css.report.results import read_results, read_task_result, write_results
 from css.run.facts import run_facts
 from css.run.flow import complete
-from css.run.folder import is_complete, load_task, require_same_run, task_folder, work_folder
+from css.run.folder import MODEL, is_complete, is_dropped, load_task, require_same_run, task_folder, work_folder
 from css.run.saved import load_model
 from css.system.files import atomic, write_text
 from css.system.log import Log
@@ -61,7 +61,7 @@ def _require_same(made: Plan) -> None:
     """Raises InputError if the folder of the result holds anything else than the beginning of this extension."""
     require_same_run(made.config, made.stream)
     before = made.index - 1
-    mine = task_folder(made.config.folder, before) / "model.safetensors"
+    mine = task_folder(made.config.folder, before) / MODEL
     if mine.exists() and not filecmp.cmp(mine, task_folder(made.request.model, before) / mine.name, shallow=False):
         raise InputError(f"{made.config.folder} was extended from another model; give another folder with --out.")
 
@@ -82,11 +82,11 @@ def _take_over(task: Path, home: Path) -> None:
     """The files of a task that its model is made of; links where the disk allows them, for nothing changes them."""
     with atomic(home) as partial:
         partial.mkdir()
-        for name in ("model.safetensors", "result.json"):
+        for file in filter(Path.exists, (task / MODEL, task / "result.json")):
             try:
-                os.link(task / name, partial / name)
+                os.link(file, partial / file.name)
             except OSError:
-                shutil.copy(task / name, partial / name)
+                shutil.copy(file, partial / file.name)
 
 
 def _learn(made: Plan, processes: Processes) -> None:
@@ -98,24 +98,25 @@ def _learn(made: Plan, processes: Processes) -> None:
     torch.manual_seed(config.seed * 1000 + task.index)  # a restart grows the same classifier
     method.grow(model, task.new_classes)
     trainer = Trainer(config, processes, work_folder(home), Log(folder / "log.jsonl" if processes.is_main else None))
-    statistics = origin(made, method)
+    statistics = told(made, method)
     if not (home / "result.json").exists():
+        processes.first(lambda: print(f"Statistics of the old classes: {statistics}.", file=sys.stderr, flush=True))
         trainer.log.truncate(0)  # the trainer goes on at its last checkpoint, which is further on
         take_statistics(made, method, teacher, trainer)
         processes.first(lambda: _predict_before(made, processes))
         complete(made.stream, task, model, teacher, method, trainer)
     load_task(home, model, method)
     extends = {"model": str(made.request.model), "statistics": statistics, **_tested(made, teacher, model, processes)}
+    processes.first(lambda: _write(made, extends))  # the others wait for what they read next
     if processes.is_main:
-        _write(made, extends)
         shutil.rmtree(work_folder(home), ignore_errors=True)
 
 
 def _predict_before(made: Plan, processes: Processes) -> None:
-    """What every earlier model sees in the images that will be pictured."""
+    """What every earlier model that is there sees in the images that will be pictured."""
     pictured = chosen_images(made.stream)
-    for index in range(made.index):
-        path = task_folder(made.config.folder, index) / "predictions.safetensors"
+    for index in (index for index in range(made.index) if not is_dropped(made.request.model, index)):
+        path = task_folder(made.config.folder, index) / PREDICTIONS
         model = load_model(made.request.model, made.old, index, processes)
         earlier = dataclasses.replace(made.task, index=index)
         save_predictions(path, model, earlier, pictured, made.config, processes)

@@ -1,10 +1,14 @@
 """What is to be extended, by what, and where the result goes."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 DEFAULT_METHOD = "hypercolumn"  # one pass over the images, no epochs
 FOREIGN_METHODS = ("frozen", "finetune")  # for networks of other libraries; the first one is the default
+
+LONGEST = 80  # names in that of a folder, in characters; file systems take 255 bytes
+_SLASHES = re.compile(r"[/\\]")
 
 
 @dataclass(frozen=True)
@@ -40,5 +44,7 @@ class Request:
     @property
     def folder(self) -> Path:
         """The run folder of the result."""
-        added = "".join(f"+{name}" for name in self.classes).replace("/", "_").replace("\\", "_")
-        return self.out or self.model.with_name(f"{self.model.resolve().name}{added}")
+        added = "".join(f"+{name}" for name in self.classes)
+        if len(added) > LONGEST:
+            added = f"+{self.classes[0]}+{len(self.classes) - 1} more"
+        return self.out or self.model.with_name(f"{self.model.resolve().name}{_SLASHES.sub('_', added)}")

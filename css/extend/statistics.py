@@ -32,6 +32,12 @@ def origin(plan: Plan, method: Method) -> str:
     return LABELLED if plan.request.first_data else OWN
 
 
+def told(plan: Plan, method: Method) -> str:
+    """`origin` in a report, which says so if --first-data was given in vain."""
+    where = origin(plan, method)
+    return f"{where}; --first-data is not used" if plan.request.first_data and where != LABELLED else where
+
+
 def take_statistics(plan: Plan, method: Method, teacher: Segmenter, trainer: Trainer) -> None:
     """Gives a method what is known of the old classes, see `origin`."""
     where = origin(plan, method)

@@ -38,7 +38,7 @@ class Classification(Kind):
                 f"--method {config.method} needs label maps with a background; for image labels choose another one, "
                 "for example lwf, ewc or finetune+s2mf (see css list)."
             )
-        if config.model.classifier_features == "hypercolumn":
+        if config.model.sees_hypercolumns:
             raise InputError("--model.classifier-features hypercolumn is for label maps; give auto or decoder here.")
         if config.evaluation == "whole":
             raise InputError("--evaluation whole is for label maps; images with one label are tested whole anyway.")

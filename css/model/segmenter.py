@@ -47,6 +47,7 @@ class Segmenter(nn.Module):
 
     def __init__(self, encoder: str, encoder_weights: str | Path = "none") -> None:
         super().__init__()
+        self.encoder_name = encoder
         self.encoder = build_encoder(encoder)
         self.decoder = DeepLabV3Decoder(
             cast("Sequence[int]", self.encoder.out_channels)[-1], FEATURES,
@@ -54,6 +55,7 @@ class Segmenter(nn.Module):
         )  # fmt: skip
         initialize_decoder(self.decoder)  # smp's own DeepLabV3 leaves PyTorch's default here
         skip_taps_in_padding(self.decoder)
+        self.pretrained: nn.Module | None = None  # else the encoder as it was before the first task
         self.hypercolumn: Hypercolumn | None = None  # else what the classifiers see, in place of the decoder's features
         self.classifiers = nn.ModuleList()
         self.head: nn.Module = SharedFeatures()
@@ -72,21 +74,29 @@ class Segmenter(nn.Module):
         if self.hypercolumn is None:
             features, logits = self.head(self.decoder, self.classifiers, stages)
             return Output(logits, features, taps)
-        features = self.hypercolumn([*stages[1:], self.decoder(stages)])
+        features = self.hypercolumn(self._column(images, stages))
         with torch.autocast(features.device.type, enabled=False):  # as exact as the features
             return Output(torch.cat([classify(features) for classify in self.classifiers], dim=1), features, taps)
 
     def column(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """The maps that a hypercolumn is made of: stages 2 to 4 and the decoder's, at strides 8, 16, 16, 16."""
+        """The maps that a hypercolumn is made of: stages 2 to 4 and the decoder's, at strides 8, 16, 16, 16.
+
+        Before them those of the pretrained encoder, if it is kept.
+        """
         stages = self.encoder(images)[-4:]
         for activation in self._tapped:
             activation.__dict__.pop("last_input")
-        return [*stages[1:], self.decoder(stages)]
+        return self._column(images, stages)
+
+    def _column(self, images: torch.Tensor, stages: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        before = [] if self.pretrained is None else self.pretrained(images)[-3:]
+        return [*before, *stages[1:], self.decoder(stages)]
 
     @property
     def column_widths(self) -> list[int]:
         """Channels of what `column` returns."""
-        return [*cast("Sequence[int]", self.encoder.out_channels)[-3:], FEATURES]
+        widths = cast("Sequence[int]", self.encoder.out_channels)[-3:]
+        return [*widths * (1 if self.pretrained is None else 2), FEATURES]
 
     @property
     def lowest(self) -> float:
@@ -123,6 +133,21 @@ class Segmenter(nn.Module):
         self.classifiers.append(classifier.to(memory_format=torch.channels_last))
         self.classes += new_classes
 
+    def keep_pretrained(self, weights: str | Path = "none") -> None:
+        """A further encoder, with `weights` as of the first one, that is never trained, for hypercolumns."""
+        self.pretrained = build_encoder(self.encoder_name)
+        if str(weights) != "none":
+            load_encoder_weights(self.pretrained, self.encoder_name, weights)
+        self.pretrained.eval().requires_grad_(False)
+        self.pretrained.to(self.pixel_mean.device).to(memory_format=torch.channels_last)
+
+    def train(self, mode: bool = True) -> "Segmenter":
+        """As of every network, but for the pretrained encoder, whose statistics stay."""
+        super().train(mode)
+        if self.pretrained is not None:
+            self.pretrained.eval()
+        return self
+
     def see(self, hypercolumn: Hypercolumn) -> None:
         """From now on the classifiers see hypercolumns: new ones, which must still be set."""
         self.hypercolumn = hypercolumn.to(self.pixel_mean.device)
@@ -132,6 +157,8 @@ class Segmenter(nn.Module):
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As of every network; one that sees the decoder's features sees hypercolumns if the state does."""
+        if self.pretrained is None and any(name.startswith("pretrained.") for name in state_dict):
+            self.keep_pretrained()
         if self.hypercolumn is None and (hypercolumn := Hypercolumn.from_state(state_dict, "hypercolumn.")):
             self.see(hypercolumn)
         return super().load_state_dict(state_dict, strict, assign)

@@ -1,6 +1,7 @@
-"""States of networks: copies, classifiers as one matrix, evaluation mode for a while."""
+"""States of networks: copies, classifiers as one matrix; parts trained, or evaluation mode, for a while."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -49,6 +50,22 @@ def bias_of(classifier: nn.Conv2d) -> Tensor:
     """The bias, which a classifier always has."""
     assert classifier.bias is not None
     return classifier.bias
+
+
+@contextmanager
+def only(model: nn.Module, *parts: nn.Module) -> Iterator[None]:
+    """Inside the block these parts of a network alone are trained; after it, what was trained before."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model.requires_grad_(False)
+    for part in parts:
+        part.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.requires_grad_(False)
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 class evaluating:

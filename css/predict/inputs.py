@@ -33,21 +33,22 @@ def find_items(inputs: Sequence[str]) -> list[Item]:
     Raises InputError for what does not exist, for folders and globs without an image, and for two items whose outputs
     would have one name.
     """
-    items = [item for name in inputs for item in _named(name)]
+    items = [item for name in inputs for item in named(name)]
     if not items:
         raise InputError("css predict needs at least one image, folder, glob, video or camera index after the model.")
     seen: dict[str, Item] = {}
     for item in items:
         if item.stem in seen:
             raise InputError(
-                f"css predict: {seen[item.stem].source} and {item.source} have the same name, and so would their "
-                "masks; take one at a time."
+                f"{seen[item.stem].source} and {item.source} have the same name, and so would their masks; take one at "
+                "a time."
             )
         seen[item.stem] = item
     return items
 
 
-def _named(name: str) -> Iterator[Item]:
+def named(name: str) -> Iterator[Item]:
+    """What a file, folder, glob or number stands for. Raises InputError if that is nothing."""
     path = Path(name)
     if path.is_dir():
         found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGES | VIDEOS)

@@ -11,7 +11,7 @@ from css.config.settings import RunConfig
 from css.kinds.choice import kind_of
 from css.losses import upsample
 from css.model.segmenter import Segmenter
-from css.predict.exported import SUFFIXES, open_exported
+from css.predict.exported import SUFFIXES, Precision, open_exported
 from css.report.results import read_results
 from css.run.saved import config_of, finished_task, load_model
 from css.system.processes import Processes
@@ -37,6 +37,10 @@ class Network(Protocol):
     def size(self) -> int:
         """Short side in pixels that it was trained with."""
 
+    @property
+    def precision(self) -> str:
+        """That it computes in, as its runtime calls it."""
+
     def scores(self, image: np.ndarray) -> np.ndarray:
         """Probabilities float32 (C, H, W) of an image uint8 (H, W, 3), of any size."""
 
@@ -60,6 +64,11 @@ class RunNetwork:
     def size(self) -> int:
         """See `Network`."""
         return self.config.train.crop
+
+    @property
+    def precision(self) -> str:
+        """See `Network`."""
+        return self.config.train.precision
 
     def scores(self, image: np.ndarray) -> np.ndarray:
         """See `Network`."""
@@ -96,17 +105,23 @@ def padded(image: np.ndarray) -> np.ndarray:
     return np.pad(image, ((0, bottom), (0, right), (0, 0)), mode="edge") if bottom or right else image
 
 
-def open_network(path: Path, task: int | None = None) -> Network:
+def open_network(path: Path, task: int | None = None, precision: Precision | None = None) -> Network:
     """A run folder's model, or an exported one. Raises InputError for anything else.
 
     Args:
         path: Run folder, or a file made by `css export`.
         task: Task of a run folder; None for the last.
+        precision: Of an OpenVINO file; None for what it asks for.
     """
     if path.suffix in (SUFFIXES["onnx"], SUFFIXES["openvino"]) and not path.is_dir():
         if task is not None:
             raise InputError(f"--task is for run folders; {path} holds one model.")
-        return open_exported(path)
+        return open_exported(path, precision)
     if path.is_file():
         raise InputError(f"{path} is no run folder; exported models are .onnx (onnxruntime) and .xml (OpenVINO).")
-    return open_run_network(path, task)
+    network = open_run_network(path, task)
+    if precision is not None:
+        raise InputError(
+            f"--precision is for OpenVINO (NAME.xml); {path} is computed in {network.precision}, as trained."
+        )
+    return network

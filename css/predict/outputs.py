@@ -63,7 +63,7 @@ class Outputs:
             _write_png(self._path(stem, "overlay"), drawn)
         if "scores" in self.save and scores is not None:
             with atomic(self._path(stem, "scores")) as temporary, temporary.open("wb") as file:
-                np.savez_compressed(file, scores=scores.astype(np.float16), class_ids=self.classes,
+                np.savez_compressed(file, scores=scores.astype(np.float16, copy=False), class_ids=self.classes,
                                     class_names=[self.names[c] for c in self.classes])  # fmt: skip
         self.collect(stem, mask, source)
 

@@ -33,7 +33,7 @@ def predict_all(network: Network, items: Sequence[Item], view: View, outputs: Ou
     """
     failures: dict[str, str] = {}
     done = [item for item in items if skip and not item.moving and all(p.exists() for p in outputs.paths(item.stem))]
-    todo = [item for item in items if item not in done]
+    todo, scratch = [item for item in items if item not in done], _scratch(outputs)
     with (
         ThreadPoolExecutor(_AHEAD) as pool,
         tqdm(total=len(items), initial=len(done), unit="image", disable=None) as bar,
@@ -43,7 +43,7 @@ def predict_all(network: Network, items: Sequence[Item], view: View, outputs: Ou
             if isinstance(image, InputError):
                 failures[str(item.source)] = str(image)
             else:
-                mask, scores = segment(network, image, view)
+                mask, scores = segment(network, image, view, scratch)
                 written.append(pool.submit(outputs.write, item.stem, image, mask, scores, Path(str(item.source))))
             while len(written) > _AHEAD:
                 written.popleft().result()
@@ -73,6 +73,11 @@ def _decoded(items: Sequence[Item], pool: ThreadPoolExecutor) -> Iterator[tuple[
             waiting.append((item, pool.submit(_read, item)))
 
 
+def _scratch(outputs: Outputs) -> Path | None:
+    """Where the probabilities of tiles are kept while they are needed."""
+    return outputs.folder if "scores" in outputs.save else None
+
+
 def _read(item: Item) -> np.ndarray | InputError:
     try:
         return np.asarray(open_image(str(item.source)))  # a copy would double the memory of large images
@@ -90,7 +95,7 @@ def _predict_video(network: Network, item: Item, view: View, outputs: Outputs, f
         for number, frame in enumerate(
             tqdm(video, item.stem, video.length or None, unit="frame", leave=False, disable=None)
         ):
-            mask, scores = segment(network, frame, view)
+            mask, scores = segment(network, frame, view, _scratch(outputs))
             stem = f"{item.stem}/{number:06}"
             frames.write(stem, frame, mask, scores, Path(f"{stem}.png"))
             if film:

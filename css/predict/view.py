@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
 
+from css.predict.kept import KeptScores
 from css.predict.network import Network
 from tasks import InputError
 
@@ -32,20 +34,27 @@ class View:
             raise InputError("--scales must be numbers between 0.1 and 4, for example 0.75 1 1.25.")
 
 
-def segment(network: Network, image: np.ndarray, view: View) -> tuple[np.ndarray, np.ndarray | None]:
+def segment(
+    network: Network, image: np.ndarray, view: View, scratch: Path | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Class ids uint8 (H, W) of an image uint8 (H, W, 3), and the probabilities as the network gave them.
 
-    These are float32 (C, h, w) at the size it saw; None with tiles, where they are never all there.
+    These are float32 (C, h, w) at the size it saw. With tiles they are never all in memory: float16 in a file of the
+    folder `scratch`, and None without it.
     """
     height, width = image.shape[:2]
     seen = resized(image, view.size)
     ids = np.array(network.classes, np.uint8)
     if view.tile:
         mask, top = np.empty(seen.shape[:2], np.uint8), 0
-        for channels in _rows_of_tiles(network, seen, view):
-            mask[top : top + len(channels)] = ids[channels]
-            top += len(channels)
-        return mask if seen.shape == image.shape else _nearest(mask, width, height), None
+        kept = KeptScores(scratch, len(ids), *mask.shape) if scratch else None
+        for sums in _rows_of_tiles(network, seen, view):
+            rows = sums.shape[1]
+            mask[top : top + rows] = ids[sums.argmax(0)]
+            if kept:
+                kept.write(top, sums)
+            top += rows
+        return mask if seen.shape == image.shape else _nearest(mask, width, height), kept.read() if kept else None
     scores = averaged(network, seen, view)
     return ids[best_channel(scores, height, width)], scores
 
@@ -103,9 +112,10 @@ def ramp(tile: int, overlap: int) -> np.ndarray:
 
 
 def _rows_of_tiles(network: Network, image: np.ndarray, view: View) -> Iterator[np.ndarray]:
-    """Channels uint8 (rows, W) from top to bottom, as soon as no tile will change them any more.
+    """Weighted sums of probabilities, float32 (C, rows, W), from top to bottom, when no tile will change them any more.
 
-    Only the rows of one row of tiles are held as probabilities: memory grows with width times classes, not with area.
+    They are valid until the next ones. Only the rows of one row of tiles are held: memory grows with width times
+    classes, not with area.
     """
     height, width = image.shape[:2]
     tile_h, tile_w = min(view.tile, height), min(view.tile, width)
@@ -117,7 +127,7 @@ def _rows_of_tiles(network: Network, image: np.ndarray, view: View) -> Iterator[
             part = np.ascontiguousarray(image[top : top + tile_h, left : left + tile_w])
             held[:, :, left : left + tile_w] += weight * averaged(network, part, view)
         done = (tops[place + 1] if place + 1 < len(tops) else height) - top
-        yield held[:, :done].argmax(0).astype(np.uint8)
+        yield held[:, :done]
         held[:, : tile_h - done] = held[:, done:].copy()
         held[:, tile_h - done :] = 0
 

@@ -38,16 +38,19 @@ class Cell:
 
 
 def make_cells(
-    recipe: Recipe, path: Path, runs: Path, data_root: Path | None = None, epochs: int | None = None
-) -> list[Cell]:
+    recipe: Recipe, path: Path, runs: Path, data_root: Path | None = None, epochs: int | None = None,
+    keep: str | None = None,
+) -> list[Cell]:  # fmt: skip
     """Every run of the recipe, in the order in which they are started: by protocol, seed and row.
 
-    `runs` is the folder of all run folders; `epochs` replaces the recipe's in every task. Raises InputError for an
-    unknown data set, method or setting, and for two cells with one name.
+    `runs` is the folder of all run folders; `epochs` replaces the recipe's in every task, and `keep` its models that
+    stay. Raises InputError for an unknown data set, method or setting, and for two cells with one name.
     """
     changes: dict[str, Any] = {"runs": runs / (recipe.runs or path.stem)}
     if data_root:
         changes["data_root"] = data_root
+    if keep:
+        changes["keep"] = keep
     if epochs:
         changes["train"] = {**_section(recipe, path, "train"), "epochs": epochs, "later_epochs": None}
     cells = [

@@ -3,22 +3,21 @@
 import contextlib
 import dataclasses
 import os
-import signal
 import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from tqdm import tqdm
 
-from css.config.settings import RunConfig
 from css.recipe.cells import Cell
+from css.recipe.tidy import first_task_of, knows_first_task, related, tidy
 from css.run.checks import checked_stream, require_config
 from css.run.flow import run
-from css.run.folder import task_folder
 from css.run.stream import make_source
 from css.system.launch import PROGRAM, wanted_processes
 from css.system.processes import Processes, die_with_parent
@@ -29,29 +28,47 @@ Failures = dict[str, str]  # name of a cell: one sentence
 _POLL = 0.5  # seconds
 
 
-def default_jobs() -> int:
-    """As many as there are GPUs; one where $GPUS says how many processes a run has."""
-    return 1 if os.environ.get("GPUS") else max(1, torch.cuda.device_count())
+class Started(Protocol):
+    """What runs a cell: a `subprocess.Popen`, or a job in a queue."""
+
+    returncode: int | None
+
+    def poll(self) -> int | None:
+        """The exit code if it has ended."""
+
+    def terminate(self) -> None:
+        """Asks it to end; the cell can be resumed."""
+
+    def wait(self, timeout: float | None = None) -> object:
+        """Until it has ended. Raises subprocess.TimeoutExpired."""
+
+    def kill(self) -> None:
+        """Ends it."""
 
 
-def run_cells(cells: Sequence[Cell], finished: set[str], jobs: int, command: Callable[[Cell], list[str]]) -> Failures:
-    """Runs every cell that is not finished; one that fails is reported and the others go on.
+Start = Callable[[int, Cell], Started]  # starts a cell, the job of this number among those that run at the same time
 
-    `command`: arguments of css that run one cell in a process of its own, which is done where a cell needs several
-    processes or several cells run at the same time. Raises InputError, before anything runs, for settings or protocols
-    that cannot work, and for missing data unless there are finished cells to be shown.
+
+def run_cells(cells: Sequence[Cell], finished: set[str], jobs: int, start: Start, here: bool) -> Failures:
+    """Runs every cell that is not finished, `jobs` at the same time; one that fails is reported and the others go on.
+
+    `here`: in this process, without `start`. Raises InputError, before anything runs, for settings or protocols that
+    cannot work, and for missing data unless there are finished cells to be shown.
     """
     todo = [cell for cell in cells if cell.name not in finished]
     if failures := _failing_already(todo, 1 if jobs > 1 else wanted_processes(), bool(finished)):
         return failures
-    if jobs == 1 and wanted_processes() == 1:
-        return _run_here(todo, cells)
-    return Pool(todo, cells, jobs, command).run()
+    return _run_here(todo, cells) if here else Pool(todo, cells, jobs, start).run()
 
 
 def run_cell(cell: Cell, cells: Sequence[Cell], processes: Processes) -> None:
-    """Runs one cell, with the first task of another one of its protocol and seed if there is one."""
-    run(dataclasses.replace(cell.config, task0=_shared_first_task(cell, cells)), processes)
+    """Runs one cell, with the first task of another one of its protocol and seed if there is one.
+
+    Its models stay until it ends, see `tidy`.
+    """
+    shared = None if knows_first_task(cell.config) else first_task_of(cell, cells)
+    run(dataclasses.replace(cell.config, task0=shared, keep="all"), processes)
+    processes.first(lambda: tidy([other for other in cells if other is cell or related(cell, other)]))
 
 
 def _failing_already(todo: Sequence[Cell], world: int, some_finished: bool) -> Failures:
@@ -70,26 +87,6 @@ def _failing_already(todo: Sequence[Cell], world: int, some_finished: bool) -> F
     return {}
 
 
-def _shared_first_task(cell: Cell, cells: Sequence[Cell]) -> Path | None:
-    """The run folder among the cells of this protocol and seed whose first task is finished; None for its own."""
-    if cell.joint or _has_first_task(cell.config):
-        return None
-    return next(
-        (other.config.folder for other in cells if _related(cell, other) and _has_first_task(other.config)), None
-    )
-
-
-def _related(cell: Cell, other: Cell) -> bool:
-    """Do they have the same first task?"""
-    first, second = cell.config, other.config
-    return not cell.joint and not other.joint and (first.protocol, first.seed) == (second.protocol, second.seed)
-
-
-def _has_first_task(config: RunConfig) -> bool:
-    home = task_folder(config.folder, 0)
-    return (home / "result.json").exists() and (home / "model.safetensors").exists()
-
-
 def _run_here(todo: Sequence[Cell], cells: Sequence[Cell]) -> Failures:
     failures: Failures = {}
     for number, cell in enumerate(todo, 1):
@@ -104,16 +101,11 @@ def _run_here(todo: Sequence[Cell], cells: Sequence[Cell]) -> Failures:
 
 
 class Pool:
-    """Up to `jobs` cells at the same time, each in a process of its own that writes to NAME.log beside its run folder.
+    """Up to `jobs` cells at the same time, each of which writes to NAME.log beside its run folder."""
 
-    With GPUs, job k has GPU k (modulo their number) to itself.
-    """
-
-    def __init__(
-        self, todo: Sequence[Cell], cells: Sequence[Cell], jobs: int, command: Callable[[Cell], list[str]]
-    ) -> None:
-        self.waiting, self.cells, self.jobs, self.command = list(todo), cells, jobs, command
-        self.running: dict[int, tuple[Cell, subprocess.Popen]] = {}  # by number of the job
+    def __init__(self, todo: Sequence[Cell], cells: Sequence[Cell], jobs: int, start: Start) -> None:
+        self.waiting, self.cells, self.jobs, self.start = list(todo), cells, jobs, start
+        self.running: dict[int, tuple[Cell, Started]] = {}  # by number of the job
         self.failures: Failures = {}
 
     def run(self) -> Failures:
@@ -134,24 +126,14 @@ class Pool:
             cell = next(filter(self._ready, self.waiting), None)
             if cell:
                 self.waiting.remove(cell)
-                self.running[job] = cell, self._start(job, cell)
+                log_of(cell).parent.mkdir(parents=True, exist_ok=True)
+                tqdm.write(f"{cell.name}: started, see {log_of(cell)}", file=sys.stderr)
+                self.running[job] = cell, self.start(job, cell)
 
     def _ready(self, cell: Cell) -> bool:
         """A cell waits while another one is making their first task."""
-        makers = any(_related(cell, other) for other, _ in self.running.values())
-        return not makers or _has_first_task(cell.config) or _shared_first_task(cell, self.cells) is not None
-
-    def _start(self, job: int, cell: Cell) -> subprocess.Popen:
-        log = _log(cell)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        tqdm.write(f"{cell.name}: started, see {log}", file=sys.stderr)
-        with log.open("wb") as output:
-            return subprocess.Popen(
-                [sys.executable, PROGRAM, *self.command(cell)],
-                stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-                env=os.environ | _environment(job, self.jobs),
-                preexec_fn=die_with_parent,  # noqa: PLW1509  # one system call, which takes no lock
-            )  # fmt: skip
+        makers = any(related(cell, other) for other, _ in self.running.values())
+        return not makers or knows_first_task(cell.config) or first_task_of(cell, self.cells) is not None
 
     def _collect(self) -> int:
         """Takes note of cells that have ended; returns how many."""
@@ -159,7 +141,7 @@ class Pool:
         for job in ended:
             cell, process = self.running.pop(job)
             if process.returncode:
-                self.failures[cell.name] = _complaint(_log(cell), process.returncode)
+                self.failures[cell.name] = _complaint(log_of(cell), process.returncode)
             tqdm.write(f"{cell.name}: {self.failures.get(cell.name, 'finished')}", file=sys.stderr)
         return len(ended)
 
@@ -167,7 +149,7 @@ class Pool:
         """Nothing goes on when this process is interrupted; the cells can be resumed."""
         processes = [process for _, process in self.running.values()]
         for process in processes:
-            process.send_signal(signal.SIGTERM)
+            process.terminate()
         for process in processes:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(10)
@@ -175,12 +157,31 @@ class Pool:
             process.wait()
 
 
-def _log(cell: Cell) -> Path:
+def in_a_process(jobs: int, command: Callable[[Cell], list[str]]) -> Start:
+    """Starts cells as processes of this machine. `command`: arguments of css that run one cell."""
+
+    def start(job: int, cell: Cell) -> Started:
+        with log_of(cell).open("wb") as output:
+            return subprocess.Popen(
+                [sys.executable, PROGRAM, *command(cell)],
+                stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                env=os.environ | environment_of(job, jobs),
+                preexec_fn=die_with_parent,  # noqa: PLW1509  # one system call, which takes no lock
+            )  # fmt: skip
+
+    return start
+
+
+def log_of(cell: Cell) -> Path:
+    """What a cell says that does not run in this process."""
     return cell.config.folder.with_name(f"{cell.name}.log")
 
 
-def _environment(job: int, jobs: int) -> dict[str, str]:
-    """One process with one GPU, or with its share of the cores; a single job has what this process has."""
+def environment_of(job: int, jobs: int) -> dict[str, str]:
+    """Of one of several jobs: one process with GPU `job` (modulo their number), or its share of the cores.
+
+    A single job has what this process has.
+    """
     if jobs == 1:
         return {}
     gpus = torch.cuda.device_count()

@@ -22,6 +22,7 @@ from tasks.palette import vivid_palette
 from tasks.source import VOID
 from tasks.views import CentreCrop
 
+PREDICTIONS = "predictions.safetensors"  # in the folder of a task: what the pictures of later tasks are made of, too
 MOST = 8  # rows
 SIDE = 256  # pixels of one picture, whatever size the network saw
 
@@ -34,8 +35,8 @@ def draw_task(home: Path, earlier: list[Path], stream: Stream, task: Task, model
     are the folders of the tasks before it.
     """
     pictured = chosen_images(stream)
-    save_predictions(home / "predictions.safetensors", model, task, pictured, config, processes)
-    files = [folder / "predictions.safetensors" for folder in (*earlier, home)]
+    save_predictions(home / PREDICTIONS, model, task, pictured, config, processes)
+    files = [folder / PREDICTIONS for folder in (*earlier, home)]
     draw_strip(home / "pictures.png", task, pictured, files)
 
 
@@ -57,13 +58,15 @@ def save_predictions(path: Path, model: Segmenter, task: Task, images: list[int]
 
 
 def draw_strip(path: Path, task: Task, images: list[int], predictions: list[Path]) -> None:
-    """A PNG with one row per image: image, ground truth, prediction after task 0, 1, ... (from their files)."""
+    """A PNG with one row per image: image, ground truth, prediction after task 0, 1, ... whose file exists."""
     names = task.source.class_names
     stream = [VOID, *itertools.chain(*task.groups)]  # other classes are background in it
     shown = [(photo, mask * np.isin(mask, stream)) for photo, mask in (_crop(task, image, SIDE) for image in images)]
     columns = [("image", [photo for photo, _ in shown])]
     columns.append(("ground truth", [draw_overlay(*pair, names) for pair in shown]))
     for index, file in enumerate(predictions):
+        if not file.exists():  # the model of an extended run's earlier task is not there (--keep last)
+            continue
         masks = load_tensors(file)[0]["predictions"].numpy()
         drawn = [draw_overlay(photo, _enlarged(mask), names) for (photo, _), mask in zip(shown, masks, strict=True)]
         columns.append((f"after task {index}", drawn))

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from css.config.options import require_values
-from css.config.settings import RunConfig, TrainConfig
+from css.config.settings import ModelConfig, RunConfig, TrainConfig
 from css.kinds.choice import kind_of
+from css.method.contract import Method
 from css.method.registry import make_method
 from css.run.first_task import borrowed_first_task
 from css.run.folder import (
@@ -33,14 +34,26 @@ def require_config(config: RunConfig[Any], world: int) -> None:
     _require_batch_norm(config.train)
     method = make_method(config.method, config.options)
     kind_of(config.dataset).check(config, method.segmentation_only)
-    if config.model.classifier_features == "hypercolumn" and method.own_head:
-        raise InputError(
-            f"--model.classifier-features hypercolumn does not fit --method {config.method}, which has a head of its "
-            "own on the decoder's maps; give auto or decoder."
-        )
+    _require_features(config.model, config.method, method)
     method.check(config)
     if method.joint and config.task0:
         raise InputError("--task0 cannot be used with joint training, which has a single task of all classes.")
+
+
+def _require_features(model: ModelConfig, name: str, method: Method) -> None:
+    """What the classifiers can see, by method and network."""
+    given = f"--model.classifier-features {model.classifier_features}"
+    if model.sees_hypercolumns and method.own_head:
+        raise InputError(
+            f"{given} does not fit --method {name}, which has a head of its own on the decoder's maps; give auto or "
+            "decoder."
+        )
+    if not model.classifier_features.endswith("+pretrained"):
+        return
+    if not method.frozen_network:
+        raise InputError(f"{given} is for hypercolumn and frozen features, not for --method {name}; give hypercolumn.")
+    if model.encoder_weights == "none":
+        raise InputError(f"{given} needs a pretrained encoder: give --model.encoder-weights, or leave +pretrained out.")
 
 
 def _require_ranges(train: TrainConfig) -> None:

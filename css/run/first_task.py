@@ -8,7 +8,7 @@ from css.config.settings import RunConfig
 from css.method.contract import FIRST_TASK, Method
 from css.method.registry import make_method
 from css.model.segmenter import Segmenter
-from css.run.folder import identity, task_folder
+from css.run.folder import MODEL, identity, is_dropped, task_folder
 from css.system.tensors import load_tensors
 from tasks import InputError, Task
 
@@ -23,18 +23,32 @@ def borrowed_first_task(config: RunConfig, task: Task) -> dict[str, torch.Tensor
     home = task_folder(run, 0)
     if not (home / "result.json").exists():
         raise InputError(f"--task0 {run} has no finished first task; name the folder of a run that has one.")
-    tensors, facts = load_tensors(home / "model.safetensors")
+    if is_dropped(run, 0):
+        raise InputError(
+            f"--task0 {run} has not kept the model of its first task (--keep last); name a run that has, or leave "
+            "--task0 out to learn it."
+        )
+    tensors, facts = load_tensors(home / MODEL)
     reasons = differences(as_dict(config), read_config(run), first_task_only=True)
     if facts.get("identity") != identity(task):
         reasons.append("its first task was learnt from other images or classes")
     wanted, found = make_method(config.method, config.options).first_task(), facts.get("first_task", FIRST_TASK)
     if wanted != found:
         reasons.append(f"{config.method} here needs a first task learnt with {wanted}, and that one was with {found}")
-    if config.model.classifier_features == "decoder" and any(name.startswith("model.hypercolumn.") for name in tensors):
-        reasons.append("its classifiers see hypercolumns, add --model.classifier-features hypercolumn")
     if reasons:
         raise InputError(f"--task0 {run} does not fit this run: {'; '.join(reasons)}.")
-    return tensors
+    same = read_config(run)["model"].get("classifier_features") == config.model.classifier_features
+    return tensors if same else _without_hypercolumns(tensors)
+
+
+def _without_hypercolumns(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The network with the classifier that it was trained with, even if that has come to see hypercolumns."""
+    added = ("model.hypercolumn.", "model.pretrained.")
+    kept = {name: value for name, value in tensors.items() if not name.startswith(added)}
+    if "model.hypercolumn.own_weight" in tensors:
+        kept["model.classifiers.0.weight"] = tensors["model.hypercolumn.own_weight"][:, :, None, None]
+        kept["model.classifiers.0.bias"] = tensors["model.hypercolumn.own_bias"]
+    return kept
 
 
 def with_own_head(tensors: dict[str, torch.Tensor], model: Segmenter, method: Method) -> dict[str, torch.Tensor]:

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +20,17 @@ from css.report.scores import Scores
 from css.run.checks import checked_stream, resolve
 from css.run.facts import run_facts
 from css.run.first_task import borrowed_first_task, with_own_head
-from css.run.folder import is_complete, load_task, open_folder, require_same_run, store, task_folder, work_folder
+from css.run.folder import (
+    drop_models,
+    is_complete,
+    is_dropped,
+    load_task,
+    open_folder,
+    require_same_run,
+    store,
+    task_folder,
+    work_folder,
+)
 from css.s2mf.hypercolumns import require_places, see_hypercolumns
 from css.system.files import write_text
 from css.system.log import Log
@@ -47,7 +57,7 @@ def run(config: RunConfig, processes: Processes) -> dict[str, Any]:
     learnt = stream.joint() if method.joint else stream
     processes.first(lambda: require_same_run(config, stream))
     if is_complete(folder):
-        return show(folder, processes)
+        return show(config, processes)
     tracker_type = find_tracker(config.track)
     model = build_model(config, stream, processes)  # refuses unfit weights, so before anything is written
     require_places(config, learnt.task(0), model)
@@ -66,7 +76,9 @@ def run(config: RunConfig, processes: Processes) -> dict[str, Any]:
             log.truncate(results[-1]["log_bytes"] if results else 0)
             trainer = Trainer(config, processes, work_folder(home), log)
             complete(stream, task, model, teacher, method, trainer)
-        load_task(home, model, method)
+            processes.first(partial(drop_earlier, config, task.index))
+        if not is_dropped(folder, task.index):
+            load_task(home, model, method)
         results.append(read_task_result(home))
         if processes.is_main:
             shutil.rmtree(work_folder(home), ignore_errors=True)
@@ -74,7 +86,7 @@ def run(config: RunConfig, processes: Processes) -> dict[str, Any]:
             tracker.task(results[-1], home)
             print(brief(results[-1], scores), flush=True)
     processes.wait()
-    shown = show(folder, processes)
+    shown = show(config, processes)
     tracker.end(run_table(shown))
     return shown
 
@@ -87,10 +99,17 @@ def open_log(config: RunConfig, tracker_type: type[Tracker], processes: Processe
     return Log(config.folder / "log.jsonl", tracker.step), tracker
 
 
-def show(folder: Path, processes: Processes) -> dict[str, Any]:
+def drop_earlier(config: RunConfig, index: int) -> None:
+    """With --keep last removes the models before that of a finished task, which every process has loaded then."""
+    if config.keep == "last":
+        drop_models(config.folder, index)
+
+
+def show(config: RunConfig, processes: Processes) -> dict[str, Any]:
     """Prints the table of a finished run and writes it and the report beside the results, which it returns."""
-    results = read_results(folder)
+    folder, results = config.folder, read_results(config.folder)
     if processes.is_main:
+        drop_earlier(config, len(results["tasks"]) - 1)
         write_text(folder / "table.md", run_table(results))
         write_run_page(folder)
         print(f"\n{run_table(results)}", flush=True)
@@ -117,7 +136,7 @@ def complete(
         method.learn_first(task, model, trainer)
     else:
         method.learn(task, model, teacher, trainer)
-    if config.model.classifier_features == "hypercolumn" and model.hypercolumn is None:
+    if config.model.sees_hypercolumns and model.hypercolumn is None:
         see_hypercolumns(task, model, trainer)
     method.finish(task, model, trainer)
     single = ImageCounts(len(task.test_indices), len(task.seen_classes))

@@ -2,6 +2,7 @@
 
 import hashlib
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 from css.config.compare import differences
@@ -11,14 +12,16 @@ from css.kinds.choice import kind_of
 from css.method.contract import Method
 from css.model.segmenter import Segmenter
 from css.report.examples import channels_that_lost, choose_examples
-from css.report.pictures import draw_examples, draw_task
+from css.report.pictures import PREDICTIONS, draw_examples, draw_task
 from css.report.results import read_results, read_task_result
-from css.system.files import atomic, write_json
+from css.system.files import atomic, write_json, writing
 from css.system.tensors import load_tensors, save_tensors
 from css.training.checkpoint import restore_model
 from css.training.image_counts import ImageCounts
 from css.training.trainer import Trainer
 from tasks import InputError, Stream, Task
+
+MODEL = "model.safetensors"  # in the folder of a task: network and what its method keeps
 
 
 def is_complete(folder: Path) -> bool:
@@ -38,12 +41,32 @@ def work_folder(home: Path) -> Path:
 
 def load_task(home: Path, model: Segmenter, method: Method | None = None) -> None:
     """Restores the end of a task into a model that has grown to it."""
-    tensors, _ = load_tensors(home / "model.safetensors")
-    restore_model(model, tensors, home / "model.safetensors")
+    tensors, _ = load_tensors(home / MODEL)
+    restore_model(model, tensors, home / MODEL)
     if method:
         method.load_tensors(
             {name.removeprefix("method."): t for name, t in tensors.items() if name.startswith("method.")}
         )
+
+
+def is_dropped(folder: Path, index: int) -> bool:
+    """Whether the model of a task is gone, and nothing needs it, for a later task is finished (--keep last)."""
+    later = task_folder(folder, index + 1) / "result.json"
+    return later.exists() and not (task_folder(folder, index) / MODEL).exists()
+
+
+def drop_models(folder: Path, last: int, spared: Collection[int] = ()) -> None:
+    """Removes every tensor of the tasks up to `last` but predictions, the model of `last`, and those of `spared` tasks.
+
+    What `css analyse` compares goes with them. Links to a model, in folders of `css extend`, stay. Raises InputError if
+    the folder cannot be written.
+    """
+    for index in range(last + 1):
+        stays = {PREDICTIONS, MODEL} if index in {last, *spared} else {PREDICTIONS}
+        for file in task_folder(folder, index).glob("*.safetensors"):
+            if file.name not in stays:
+                with writing(file):
+                    file.unlink(missing_ok=True)
 
 
 def store(stream: Stream, task: Task, model: Segmenter, method: Method, trainer: Trainer, result: dict,
@@ -55,7 +78,7 @@ def store(stream: Stream, task: Task, model: Segmenter, method: Method, trainer:
         tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
         tensors |= {f"method.{name}": value for name, value in method.tensors().items()}
         facts = {"identity": identity(task), "first_task": method.first_task()}
-        save_tensors(home / "model.safetensors", tensors, facts)
+        save_tensors(home / MODEL, tensors, facts)
         earlier = [task_folder(config.folder, index) for index in range(task.index)]
         if kind_of(config.dataset).has_layouts:
             draw_task(home, earlier, stream, task, model, config, processes)

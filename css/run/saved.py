@@ -10,7 +10,7 @@ from css.kinds.choice import kind_of
 from css.method.registry import make_method
 from css.model.segmenter import Segmenter
 from css.report.results import read_results, read_task_result
-from css.run.folder import load_task, task_folder
+from css.run.folder import is_dropped, load_task, task_folder
 from css.run.presets import from_dict
 from css.run.stream import stream_of
 from css.system.processes import Processes
@@ -51,7 +51,12 @@ def finished_task(run: Path, task: int | None) -> int:
 
 
 def load_model(run: Path, config: RunConfig, index: int, processes: Processes) -> Segmenter:
-    """The network of a run as it was at the end of task `index`."""
+    """The network of a run as it was at the end of task `index`. Raises InputError if it has not been kept."""
+    if is_dropped(run, index):
+        raise InputError(
+            f"{run} has kept the model of its last task alone, not of task {index} (--keep last); leave out --task, or "
+            "learn it in another folder with --keep all."
+        )
     model = kind_of(config.dataset).build(config, read_results(run)["protocol_groups"], pretrained=False)
     model = model.to(processes.device).to(memory_format=torch.channels_last)
     method = make_method(config.method, config.options)

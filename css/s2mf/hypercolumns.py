@@ -8,8 +8,8 @@ from css.config.settings import RunConfig
 from css.model.hypercolumn import COMPONENTS, Hypercolumn, columns, fit_directions
 from css.model.segmenter import Segmenter
 from css.model.state import classifier_parameters, evaluating, set_classifiers
-from css.s2mf.alignment import BATCH, Linear, Rows, look, train
-from css.s2mf.moments import FeatureMoments
+from css.s2mf.alignment import BATCH, Rows, look, train
+from css.s2mf.moments import extend
 from css.training.trainer import Trainer
 from tasks import InputError, Task
 
@@ -22,10 +22,11 @@ def see_hypercolumns(task: Task, model: Segmenter, trainer: Trainer) -> None:
 
     The classifier starts as the network's own, which is a function of what the directions keep.
     """
-    own = classifier_parameters(model)
+    if trainer.config.model.classifier_features == "hypercolumn+pretrained":
+        model.keep_pretrained(trainer.config.model.encoder_weights)
     found = trainer.once("directions", lambda: dict(fit_hypercolumn(task, model, trainer).state_dict()))
     hypercolumn = Hypercolumn(**found)
-    start = in_columns(own, hypercolumn)
+    start = hypercolumn.own_classifier()
     model.see(hypercolumn)
     set_classifiers(model, *start)
 
@@ -41,7 +42,7 @@ def see_hypercolumns(task: Task, model: Segmenter, trainer: Trainer) -> None:
 
 def require_places(config: RunConfig, task: Task, model: Segmenter) -> None:
     """Raises InputError if the first task shows fewer places than numbers would be kept of one."""
-    if config.model.classifier_features != "hypercolumn":
+    if not config.model.sees_hypercolumns:
         return
     width = min(COMPONENTS, sum(model.column_widths))
     places = len(task.train_indices) * (config.train.crop // 16) ** 2
@@ -53,24 +54,16 @@ def require_places(config: RunConfig, task: Task, model: Segmenter) -> None:
         )
 
 
-def in_columns(own: Linear, hypercolumn: Hypercolumn) -> Linear:
-    """The classifier of the last stage as one of hypercolumns, whose directions must span its rows."""
-    weight, bias = own
-    width = weight.shape[1]
-    rows = weight * hypercolumn.scale[-width:].cpu()
-    return rows @ hypercolumn.directions[-width:].cpu(), bias + rows @ hypercolumn.mean[-width:].cpu()
-
-
 @torch.no_grad()
 def fit_hypercolumn(task: Task, model: Segmenter, trainer: Trainer) -> Hypercolumn:
     """From the moments of all stages at a part of the places of a task's images, and the network's own classifier."""
-    moments, batch = FeatureMoments(), trainer.config.train.batch
+    batch, width = trainer.config.train.batch, sum(model.column_widths) + 1
+    sums = torch.zeros(width, width, dtype=torch.float64)
     quota = max(1, PLACES * batch // min(IMAGES, len(task.train_indices)))
     for images, _ in trainer.passes(task, model, "directions", most=-(-IMAGES // batch)):
         with evaluating(model), trainer.autocast():
             found = columns(model.column(images)).permute(0, 2, 3, 1).flatten(0, 2)
-        chosen = torch.randperm(len(found))[:quota].to(found.device)
-        moments.update(found[chosen], torch.zeros(len(chosen), device=found.device), 1)
-    sums = trainer.processes.sum(moments.sums)[0]
-    first, _ = classifier_parameters(model)
-    return fit_directions(sums, model.column_widths, first, COMPONENTS)
+        chosen = extend(found[torch.randperm(len(found))[:quota].to(found.device)])
+        sums += (chosen.T @ chosen).cpu()  # float32 within a batch: double would take longer than the network
+    sums = trainer.processes.sum(sums)
+    return fit_directions(sums, model.column_widths, classifier_parameters(model), COMPONENTS)

@@ -1,4 +1,4 @@
-"""Starts one process per GPU, or as many as $GPUS says, with torchrun."""
+"""Starts as many processes as $GPUS says, with torchrun."""
 
 import os
 from collections.abc import Sequence
@@ -8,23 +8,24 @@ import torch
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 import css
+from css.system.group import is_launched
 from tasks import InputError
 
 PROGRAM = str(Path(css.__file__).with_name("__main__.py"))  # works in any folder, where -m css may not
 
 
 def wanted_processes() -> int:
-    """1 inside a process that torchrun started; else $GPUS, else the number of visible GPUs, at least 1.
+    """$GPUS, "all" for every visible GPU, or 1: others may use the machine, too. 1 inside a group that is started.
 
     Raises InputError if $GPUS is no such number, or larger than that of the visible GPUs.
     """
-    if "LOCAL_RANK" in os.environ:
+    given = os.environ.get("GPUS", "") or "1"
+    if is_launched():
         return 1
-    given = os.environ.get("GPUS", "")
-    if not given:
+    if given == "all":
         return max(1, torch.cuda.device_count())
     if not given.isdigit() or given == "0":
-        raise InputError(f"GPUS={given} must be the number of processes to start, 1 or more.")
+        raise InputError(f"GPUS={given} must be the number of processes to start, 1 or more, or all.")
     if 0 < torch.cuda.device_count() < int(given):
         raise InputError(f"GPUS={given}, but only {torch.cuda.device_count()} GPUs are visible; lower it.")
     return int(given)

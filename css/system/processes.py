@@ -1,4 +1,4 @@
-"""The processes of one run: alone, or several under torchrun (nccl on GPUs, gloo on CPU)."""
+"""The processes of one run: alone, or several on one machine or more (nccl on GPUs, gloo on CPU)."""
 
 import ctypes
 import os
@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from css.system.group import Member, member, set_meeting_point
 from tasks import InputError
 
 T = TypeVar("T")
@@ -28,16 +29,17 @@ class Processes:
 
     @classmethod
     def join(cls) -> "Processes":
-        """Joins the group that torchrun announces in the environment; a process of its own without it."""
-        rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-        device = torch.device("cpu")
+        """Joins the group that the environment announces, see `member`; a process of its own without one.
+
+        Raises InputError for an environment that makes no group, or a process without a GPU where others have one.
+        """
+        me, device = member(), torch.device("cpu")
         if torch.cuda.is_available():
-            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            device = _gpu(me.local, torch.cuda.device_count())
             torch.cuda.set_device(device)
-        if world > 1 and not dist.is_initialized():
-            die_with_parent()
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        return cls(rank, world, device)
+        if me.world > 1 and not dist.is_initialized():
+            _meet(me, "nccl" if device.type == "cuda" else "gloo")
+        return cls(me.rank, me.world, device)
 
     @property
     def is_main(self) -> bool:
@@ -82,6 +84,20 @@ class Processes:
         """Until every process is here."""
         if self.world > 1:
             dist.barrier()
+
+
+def _gpu(local: int, visible: int) -> torch.device:
+    """Of a process by its place on this machine; the only one where each is shown its own, as SLURM can do."""
+    if visible > 1 and local >= visible:
+        raise InputError(f"Process {local} of this machine has no GPU: {visible} are visible; start fewer processes.")
+    return torch.device("cuda", local if visible > 1 else 0)
+
+
+def _meet(me: Member, backend: str) -> None:
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun's; whoever else started this may go away before it ends
+        die_with_parent()
+    set_meeting_point()
+    dist.init_process_group(backend, rank=me.rank, world_size=me.world)
 
 
 def die_with_parent() -> None:

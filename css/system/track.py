@@ -1,6 +1,7 @@
 """Trackers of experiments, by optional import: what a run logs goes to them, too (--track)."""
 
 import importlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from PIL import Image
 from tasks.errors import InputError, nearest
 
 _WHERE = {"task", "stage", "epoch", "iteration"}  # of a step; its other keys are numbers
+_PROJECT = "continual-segmentation"
 _CELL = 12  # pixels of a cell of the confusion matrix
 
 
@@ -62,7 +64,7 @@ class Wandb(Tracker):
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
         self.module = importlib.import_module("wandb")
-        self.run = self.module.init(project="continual-segmentation", name=folder.name, dir=folder, config=dict(config))
+        self.run = self.module.init(project=_PROJECT, name=folder.name, dir=folder, config=dict(config))
 
     def step(self, entry: Mapping[str, Any]) -> None:
         """See `Tracker`."""
@@ -79,7 +81,37 @@ class Wandb(Tracker):
         self.run.finish()
 
 
-TRACKERS = {"tensorboard": (TensorBoard, "tensorboard"), "wandb": (Wandb, "wandb")}
+class MLflow(Tracker):
+    """A run of MLflow: on the server of MLFLOW_TRACKING_URI, else in RUN/mlflow.db, with its files in RUN/mlflow."""
+
+    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+        self.module = importlib.import_module("mlflow")
+        if "MLFLOW_TRACKING_URI" not in os.environ:
+            home = folder.resolve()
+            self.module.set_tracking_uri(f"sqlite:///{home}/mlflow.db")
+            if not self.module.get_experiment_by_name(_PROJECT):  # else files would lie in the current folder
+                self.module.create_experiment(_PROJECT, (home / "mlflow").as_uri())
+        self.module.set_experiment(_PROJECT)
+        self.module.start_run(run_name=folder.name)
+        self.module.log_text(str(dict(config)), "settings.txt")
+
+    def step(self, entry: Mapping[str, Any]) -> None:
+        """See `Tracker`."""
+        self.module.log_metrics(_numbers(entry), step=entry["iteration"])
+
+    def task(self, result: Mapping[str, Any], home: Path) -> None:
+        """See `Tracker`."""
+        self.module.log_metrics(scores(result), step=result["index"])
+        for name, picture in pictures(result, home).items():
+            self.module.log_image(picture, f"{name}-{result['index']}.png")
+
+    def end(self, table: str) -> None:
+        """See `Tracker`."""
+        self.module.log_text(table, "table.md")
+        self.module.end_run()
+
+
+TRACKERS = {"tensorboard": (TensorBoard, "tensorboard"), "wandb": (Wandb, "wandb"), "mlflow": (MLflow, "mlflow")}
 
 
 def find_tracker(name: str | None) -> type[Tracker]:

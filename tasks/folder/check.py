@@ -73,7 +73,7 @@ def check(root: Path) -> Check:
         found = pairs(root, split)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             look = partial(_look, colours=description.colour_table)
-            seen = tqdm(pool.map(look, found), f"checking {key}", len(found), unit="image")
+            seen = tqdm(pool.map(look, found), f"checking {key}", len(found), unit="image", disable=None)
             splits[key] = list(seen)
         problems += [pair.problem for pair in splits[key] if pair.problem]
         remarks += _left_over(root, key, description)

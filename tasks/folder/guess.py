@@ -86,12 +86,8 @@ def _values(root: Path, split: Split, names: list[str] | None, colours: ColourTa
     else:
         masks = {name: mask for name, mask in find(root, split).masks.items() if name in set(names)}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = tqdm(
-            pool.map(partial(_values_in, colours=colours), masks.values()),
-            f"reading {split.masks}",
-            len(masks),
-            unit="mask",
-        )
+        read = pool.map(partial(_values_in, colours=colours), masks.values())
+        found = tqdm(read, f"reading {split.masks}", len(masks), unit="mask", disable=None)
         return dict(zip(masks, found, strict=True))
 
 

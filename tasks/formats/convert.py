@@ -98,7 +98,7 @@ def _write_masks(split: Annotated, folder: Path, described: Description) -> dict
     table[1 : len(split.names) + 1] = [order[name] for name in split.names]
     palette = described.palette.tobytes()
     held = {}
-    for item in tqdm(split.items, f"drawing {folder.name}", unit="mask"):
+    for item in tqdm(split.items, f"drawing {folder.name}", unit="mask", disable=None):
         if item.name in held:
             raise InputError(f"two images are named {item.name}: rename one of them, whatever its ending.")
         labels = table[item.draw()]
