@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from hand_made_runs import cells_of, write_recipe
 from small_voc import CROP, css, read_results, run_arguments
 
 from css.recipe import queue
-from css.recipe.queue import Queue, Submitted
+from css.recipe.queue import Queue, Queued, Submitted
 from css.system import processes
 from css.system.group import Member, first_node, is_launched, member, set_meeting_point
 from tasks import InputError
@@ -192,7 +193,7 @@ SLURM = {
         export SLURM_STEP_ID=0 SLURM_PROCID=0 SLURM_NTASKS=1 SLURM_LOCALID=0 SLURM_NODEID=0 SLURM_JOB_NUM_NODES=1
         exec "$@" """,
     "scancel": "exit 0",
-    "sacct": "exit 0",
+    "squeue": "exit 0",
 }
 
 
@@ -217,6 +218,25 @@ def test_a_job_of_slurm(recipe, tmp_path, slurm):
     assert {"#SBATCH --partition=gpu", "#SBATCH --gpus-per-node=1", f"#SBATCH --job-name={cell.name}"} <= {
         *script.splitlines()
     }
+
+
+@pytest.mark.parametrize(
+    ("squeue", "gone"),
+    [
+        ("exit 0", True),
+        ("echo 7 gpu finetune root R 0:09 1 gpu07", False),
+        ("echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1", True),
+        ("echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1", False),
+    ],
+)
+def test_a_job_that_slurm_has_ended(squeue, gone, recipe, tmp_path, slurm):
+    """For its time or its memory: it leaves no result."""
+    (tmp_path / "bin/squeue").write_text(f"#!/bin/sh\n{squeue}\n")
+    cell = next(iter(cells_of(recipe, tmp_path / "runs").values()))
+    job = Queued(SimpleNamespace(job_id="7", paths=SimpleNamespace(result_pickle=tmp_path / "none")), cell)
+    assert job.poll() == (1 if gone else None)
+    (tmp_path / "bin/squeue").write_text("#!/bin/sh\n")
+    assert job.poll() == (1 if gone else None)  # it is not asked all the time
 
 
 def test_the_script_is_shown_without_a_cluster(recipe, data, tmp_path):

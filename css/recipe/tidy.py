@@ -54,6 +54,8 @@ def lends_first_task(config: RunConfig) -> bool:
 
 
 def _lends(cell: Cell, cells: Sequence[Cell]) -> bool:
-    """Whether a cell's first task has to stay."""
+    """Whether a cell's first task is there and has to stay."""
+    if not lends_first_task(cell.config):
+        return False
     waiting = any(related(cell, other) and not knows_first_task(other.config) for other in cells)
     return waiting or first_task_of(cell, cells) == cell.config.folder
