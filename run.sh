@@ -68,7 +68,7 @@ case "$command" in
         for recipe in "$root"/recipes/table1-*.yaml; do "$python" "$css" table "$recipe" "$@" || code=$?; done
         exit "$code" ;;
     test)
-        "$python" -c 'import xdist' 2>/dev/null || install test
+        "$python" -c 'import ipykernel, nbclient, xdist' 2>/dev/null || install test
         cd "$root" && exec "$python" -m pytest -n 2 --dist loadfile "$@" ;;
     lint)
         cd "$root"

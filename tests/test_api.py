@@ -1,9 +1,7 @@
 """The toolkit from Python, on models of the smallest setting; `css extend` itself is tested in test_extend.py."""
 
-import runpy
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -120,10 +118,3 @@ def test_import_costs_nothing():
         css.lode"""
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert done.stdout.strip() == "{'css'}" and "has no attribute 'lode'" in done.stderr
-
-
-def test_example_runs(tmp_path, monkeypatch, capsys, place):
-    monkeypatch.chdir(tmp_path)
-    runpy.run_path(str(Path(__file__).parent.parent / "examples" / "add_a_class.py"))
-    assert "3: 'triangle'" in capsys.readouterr().out
-    assert css.load("add-a-class/shipped").names[3] == "triangle"
