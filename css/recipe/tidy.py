@@ -30,7 +30,7 @@ def related(cell: Cell, other: Cell) -> bool:
     """Do they have the same first task?"""
     if cell.joint or other.joint or _how_first(cell) != _how_first(other):
         return False
-    return not differences(*(as_dict(each.config) for each in (cell, other)), first_task_only=True)
+    return not differences(as_dict(cell.config), as_dict(other.config), first_task_only=True)
 
 
 def _how_first(cell: Cell) -> tuple[str, str]:
