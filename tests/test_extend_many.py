@@ -85,7 +85,7 @@ def test_two_data_sets_of_the_same_name(place, tmp_path):
 def test_names_of_all_sorts(name, place, tmp_path):
     """Also as macOS writes umlauts: as two letters."""
     data = write_folder(tmp_path / "neue Bilder", {3: name}, {3: 3}, count=8)
-    model = shutil.copytree(place / "model", tmp_path / "Läufe" / "mein Modell")
+    model = shutil.copytree(place / "model", tmp_path / "Läufe" / "mein Netz")
     given = f"--classes={unicodedata.normalize('NFD', name)}"
     outcome = css("extend", model, "--data", data, given)
     assert outcome.code == 0, outcome.err

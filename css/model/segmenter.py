@@ -101,7 +101,7 @@ class Segmenter(nn.Module):
     @property
     def column_widths(self) -> list[int]:
         """Channels of what `column` returns."""
-        widths = cast("Sequence[int]", self.encoder.out_channels)[-3:]
+        widths = list(cast("Sequence[int]", self.encoder.out_channels))[-3:]
         return [*widths * (1 if self.pretrained is None else 2), FEATURES]
 
     @property
