@@ -27,7 +27,7 @@ def distance(old: Tensor, new: Tensor) -> Tensor:
     Raises InputError if the maps are smaller than the largest scale.
     """
     require_scale(new.shape[2:], max(SCALES))
-    return _Distance.apply(old, new)  # type: ignore[no-untyped-call]
+    return _Distance.apply(old, new)
 
 
 def require_scale(size: Sequence[int], scale: int) -> None:

@@ -147,7 +147,7 @@ def train(start: Linear, parts: Sequence[Rows]) -> Linear:
     weight, bias = (values.clone().requires_grad_() for values in start)
     optimizer = torch.optim.Adam([weight, bias], LR)
     numbers = [part.number for part in parts]
-    features, targets = (parts[0][column].new_empty(sum(numbers), parts[0][column].shape[1]) for column in (0, 1))
+    features, targets = (like.new_empty(sum(numbers), like.shape[1]) for like in (parts[0].features, parts[0].targets))
     places = list(zip(parts, features.split(numbers), targets.split(numbers), strict=True))  # filled anew in every step
     for step in tqdm(range(STEPS), desc="classifiers", unit="step", leave=False, disable=None):
         optimizer.param_groups[0]["lr"] = LR * (1 - step / STEPS)
