@@ -146,11 +146,15 @@ def train(start: Linear, parts: Sequence[Rows]) -> Linear:
     """The classifiers `start` after STEPS steps of Adam on the cross-entropy, by random rows of every part."""
     weight, bias = (values.clone().requires_grad_() for values in start)
     optimizer = torch.optim.Adam([weight, bias], LR)
+    numbers = [part.number for part in parts]
+    features, targets = (like.new_empty(sum(numbers), like.shape[1]) for like in (parts[0].features, parts[0].targets))
+    places = list(zip(parts, features.split(numbers), targets.split(numbers), strict=True))  # filled anew in every step
     for step in tqdm(range(STEPS), desc="classifiers", unit="step", leave=False, disable=None):
         optimizer.param_groups[0]["lr"] = LR * (1 - step / STEPS)
-        chosen = [torch.randint(max(1, len(part.features)), (part.number,)) for part in parts]
-        features = torch.cat([part.features[rows] for part, rows in zip(parts, chosen, strict=True)])
-        targets = torch.cat([part.targets[rows] for part, rows in zip(parts, chosen, strict=True)])
+        for part, some_features, some_targets in places:
+            rows = torch.randint(max(1, len(part.features)), (part.number,))
+            torch.index_select(part.features, 0, rows, out=some_features)
+            torch.index_select(part.targets, 0, rows, out=some_targets)
         loss = F.cross_entropy(F.linear(features, weight, bias), targets)
         optimizer.zero_grad()
         loss.backward()

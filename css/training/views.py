@@ -55,14 +55,15 @@ def make_views(
     `features` and `labels` are such a part. Raises InputError if the disk is too small.
     """
     number, share = batches * len(features) * processes.world, len(features)
-    shapes = [(views, number, *part.shape[1:]) for part in (features, labels)]
-    needed = sum(part.element_size() * math.prod(shape) for part, shape in zip((features, labels), shapes, strict=True))
+    sizes = [(views, number, *part.shape[1:]) for part in (features, labels)]
+    needed = sum(part.element_size() * math.prod(size) for part, size in zip((features, labels), sizes, strict=True))
     processes.first(lambda: _require_space(folder, needed))
-    maps = [
-        _mapped(folder / f"{name}.map", shape, part.dtype, processes)
-        for name, part, shape in zip(("features", "labels"), (features, labels), shapes, strict=True)
-    ]
-    return FeatureViews(*maps, slice(processes.rank * share, (processes.rank + 1) * share), share * processes.world)
+    return FeatureViews(
+        _mapped(folder / "features.map", sizes[0], features.dtype, processes),
+        _mapped(folder / "labels.map", sizes[1], labels.dtype, processes),
+        slice(processes.rank * share, (processes.rank + 1) * share),
+        share * processes.world,
+    )
 
 
 def _require_space(folder: Path, needed: int) -> None:
