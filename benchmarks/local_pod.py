@@ -83,8 +83,8 @@ def compare(name: str, losses: dict[str, Loss], old: list[Tensor], new: list[Ten
         spent = sorted(row[key] for row in times)
         ratio = median(row["loop"] / row[key] for row in times)
         print(
-            f"  {key:10} {median(spent):8.1f} ms ({spent[1]:.1f} to {spent[-2]:.1f})  {ratio:6.2f} times as fast as the "
-            f"loop, error {abs(values[key] / exact - 1):.0e}"
+            f"  {key:10} {median(spent):8.1f} ms ({spent[1]:.1f} to {spent[-2]:.1f})  {ratio:6.2f} times the loop's "
+            f"speed, error {abs(values[key] / exact - 1):.0e}"
         )
 
 

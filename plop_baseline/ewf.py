@@ -26,7 +26,7 @@ class EwfOptions(Generic[BaseT]):
 
 
 class Ewf(Wrapper):
-    """What the base method learns from a task, averaged with the model before it; the newest classifier stays.
+    """What the base method learns from a task, averaged with the model before it; what the task has added stays.
 
     All entries are averaged, BatchNorm's statistics and old classifiers included. The old background row has the bias
     it had before the new classifier made room for itself (balanced start): the average takes 1 - factor of that back.

@@ -114,7 +114,8 @@ def test_killed_extension_goes_on(done, place, tmp_path, monkeypatch):
         patch.setattr("css.s2mf.moments.FeatureMoments.update", kill_at("css.s2mf.moments.FeatureMoments.update", 1))
         extend(place, "--out", tmp_path / "again")
     assert not (tmp_path / "again" / "results.json").exists()
-    assert extend(place, "--out", tmp_path / "again").code == 0
+    ended = extend(place, "--out", tmp_path / "again", "--first-data", place / "old")
+    assert ended.code == 0 and "kept by the model's run; --first-data is not used" in ended.out
     first, second = state(place / "runs" / "model+bag (old)", 2), state(tmp_path / "again", 2)
     assert all(torch.equal(first[name], second[name]) for name in first)
 

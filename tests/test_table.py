@@ -168,6 +168,14 @@ def test_tasks_and_forgetting(tmp_path):
     assert picture.shape[1] > 1000 and len(np.unique(picture.reshape(-1, 3), axis=0)) > 10
 
 
+def test_a_single_task_forgets_nothing(tmp_path):
+    recipe, cells = small(tmp_path, protocols=["3-0"], methods=["finetune"])
+    write_run(cells["voc-3-0-overlap-finetune-s1"], [[0, 1, 2, 3]], [[0.9, 0.8, 0.7, 0.6]])
+    outcome = table(recipe, tmp_path)
+    assert outcome.code == 0 and rows(outcome.out)[2][6] == "75.00", outcome.err
+    assert not (tmp_path / "runs/small/forgetting-3-0.png").exists()
+
+
 def test_the_band_is_one_deviation_around_the_mean(tmp_path, monkeypatch):
     from matplotlib.axes import Axes
 

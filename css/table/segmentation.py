@@ -84,7 +84,7 @@ class IouColumns(Columns):
             for line in lines
         }
         draw_curves(folder / f"curves-{protocol}.png", f"{protocol}: mIoU after each task", curves)
-        learning = [line for line in lines if not line.records[0].joint]
+        learning = [line for line in lines if len(line.records[0].tasks) > 1]
         if learning:
             record = learning[0].records[0]
             classes: list[int] = sum(record.protocol_groups[:-1], [])  # the last ones had no time to be forgotten
