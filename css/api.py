@@ -22,6 +22,7 @@ from css.extend.plan import path_of
 from css.extend.request import Request
 from css.extend.scores import class_scores
 from css.losses import upsample
+from css.predict.exported import Precision
 from css.predict.network import RunNetwork, open_run_network
 from css.predict.view import View, segment
 from css.run.flow import run
@@ -109,6 +110,27 @@ class Model:
         request = Request(self.path, str(data), tuple(classes), folder, method, epochs, seed, first, old, crop)
         extend(request, self._network.processes)
         return load(request.folder)
+
+    def export(self, path: PathLike, images: Sequence[Picture] = (), precision: Precision | None = None,
+               calibrate: Sequence[Picture] = ()) -> dict[str, Any]:  # fmt: skip
+        """Writes the model for another runtime and checks it there; see `css export --help`.
+
+        Args:
+            path: NAME.onnx, NAME.xml (OpenVINO) or NAME.pt2 (torch.export).
+            images: Photographs to check with; drawn ones if there are none.
+            precision: What OpenVINO shall compute in; None for its own choice.
+            calibrate: Photographs for OpenVINO in int8; none for float.
+
+        Returns the facts and the numbers of the check, as in FILE.json.
+
+        Raises:
+            InputError: the runtime is not installed, the check failed, or the file cannot be written.
+        """
+        from css.export.flow import export_network, format_of  # torch.export takes a second to import
+
+        shown, ranges = ([_pixels(image) for image in some] for some in (images, calibrate))
+        path = Path(path)
+        return export_network(self._network, path, format_of(path), shown, None, precision, ranges)
 
     def save(self, folder: PathLike) -> None:
         """Copies the run folder of the model, which `css.load` and every command open.

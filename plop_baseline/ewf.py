@@ -9,7 +9,7 @@ from css.fusion.gates import linear
 from css.method.contract import Method
 from css.method.wrapper import BaseT, Wrapper
 from css.model.segmenter import Segmenter
-from css.model.state import snapshot
+from css.model.state import State, snapshot
 from css.s2mf.algorithm import Split2MetaFusion
 from css.s2mf.aligned import Aligned
 from css.training.trainer import Trainer
@@ -26,7 +26,7 @@ class EwfOptions(Generic[BaseT]):
 
 
 class Ewf(Wrapper):
-    """What the base method learns from a task, averaged with the model before it; the newest classifier stays.
+    """What the base method learns from a task, averaged with the model before it; what the task has added stays.
 
     All entries are averaged, BatchNorm's statistics and old classifiers included. The old background row has the bias
     it had before the new classifier made room for itself (balanced start): the average takes 1 - factor of that back.
@@ -56,8 +56,13 @@ class Ewf(Wrapper):
         factor = self.options.factor
         if factor is None:
             factor = balance_factor(len(task.new_classes), len(task.seen_classes))
-        newest = f"classifiers.{task.index}."
-        model.load_state_dict(linear(teacher.state_dict(), snapshot(model), 1 - factor, (newest,)))
+        old, new = teacher.state_dict(), snapshot(model)
+        model.load_state_dict(linear(old, new, 1 - factor, _grown(old, new)))
+
+
+def _grown(old: State, new: State) -> tuple[str, ...]:
+    """What the task has added, or has made larger."""
+    return tuple(name for name, value in new.items() if name not in old or old[name].shape != value.shape)
 
 
 def balance_factor(new: int, seen: int) -> float:

@@ -1,26 +1,24 @@
 """New classes without training: classifiers on hypercolumns of a frozen network, aligned with drawn features."""
 
-import torch
 from torch import Tensor
 
 from css.method.contract import Method
 from css.model.segmenter import Segmenter
-from css.model.state import classifier_parameters, set_classifiers
+from css.model.state import restore_background
 from css.s2mf.alignment import Alignment
 from css.training.trainer import Trainer
 from tasks import Task
 
 
 class HypercolumnMethod(Method):
-    """After the first task the network stays as it is; a later task is two passes over its images, without epochs.
+    """After the first task the network stays as it is; a later task is one pass over its images, without epochs.
 
-    With the features of the first pass the classifiers are aligned; those of the second are remembered as one Gaussian
-    per class.
+    With its features the classifiers are aligned; then they are remembered as one Gaussian per class.
     """
 
     summary = "frozen network, classifiers on all its stages, aligned: no epochs"
     classifier_features = "hypercolumn"
-    segmentation_only = frozen_network = True
+    segmentation_only = frozen = True
 
     def __init__(self, options: object = None) -> None:
         super().__init__(options)
@@ -28,9 +26,7 @@ class HypercolumnMethod(Method):
 
     def learn(self, task: Task, model: Segmenter, teacher: Segmenter, trainer: Trainer) -> None:
         """Aligns the classifiers, from the old ones as they were before they made room for the new class."""
-        _, bias = classifier_parameters(teacher)
-        weight, grown = classifier_parameters(model)
-        set_classifiers(model, weight, torch.cat([bias, grown[len(bias) :]]))
+        restore_background(model, teacher)
         self.alignment.align(task, model, teacher, trainer)
 
     def finish(self, task: Task, model: Segmenter, trainer: Trainer) -> None:

@@ -1,13 +1,11 @@
 """Local POD, the feature distillation of PLOP (Douillard et al., CVPR 2021, section 3.2)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from tasks.errors import InputError
-
-SCALES = (1, 2, 4)
+from plop_baseline.regions import SCALES, distance, require_scale
 
 
 def local_pod(x: Tensor, scales: Sequence[int] = SCALES) -> Tensor:
@@ -20,12 +18,13 @@ def local_pod(x: Tensor, scales: Sequence[int] = SCALES) -> Tensor:
     Returns (B, D) in float32, or float64 for a float64 map; D = 7 * C * (H + W) when 4 divides H and W.
     Raises InputError if the map is smaller than the largest scale. Source: PLOP, section 3.2.
     """
-    batch = x.shape[0]
-    parts = []
-    for s, width_means, height_means in _strip_means(_full_precision(x), scales):
-        by_width = width_means.unflatten(2, (s, -1)).permute(0, 2, 4, 1, 3)  # (B, row, column, C, k_h)
-        by_height = height_means.unflatten(3, (s, -1)).permute(0, 2, 3, 1, 4)  # (B, row, column, C, k_w)
-        parts.append(torch.cat([by_width.flatten(3), by_height.flatten(3)], dim=3).reshape(batch, -1))
+    height, width = x.shape[2:]
+    require_scale((height, width), max(scales))
+    x, parts = _full_precision(x), []
+    for s in scales:
+        inside = x[:, :, : height // s * s, : width // s * s].unflatten(3, (s, -1)).unflatten(2, (s, -1))
+        regions = inside.permute(0, 2, 4, 1, 3, 5)  # (B, row, column, C, k_h, k_w)
+        parts.append(torch.cat([regions.mean(5).flatten(3), regions.mean(4).flatten(3)], dim=3).flatten(1))
     return torch.cat(parts, dim=1)
 
 
@@ -66,47 +65,10 @@ def _background_absorbs_new_classes(logits: Tensor, num_old: int) -> Tensor:
 
 
 def _distance(old: Tensor, new: Tensor) -> Tensor:
-    """Mean over images of ||Phi(old^2) - Phi(new^2)||.
-
-    Phi is linear, so one embedding of the difference is enough; the norm does not see the order of its entries.
-    """
+    """Mean over images of ||Phi(old^2) - Phi(new^2)||; the norm does not see the order of Phi's entries."""
     if old.shape != new.shape:
         raise ValueError(f"Local POD needs maps of equal shape, got {tuple(old.shape)} and {tuple(new.shape)}.")
-    difference = _full_precision(old).square() - _full_precision(new).square()
-    means = [m.flatten(1) for _, *strips in _strip_means(difference, SCALES) for m in strips]
-    # vector_norm, unlike the root of a sum of squares, has gradient 0 instead of NaN where old and new agree.
-    return torch.linalg.vector_norm(torch.cat(means, dim=1), dim=1).mean()
-
-
-def _strip_means(x: Tensor, scales: Sequence[int]) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """For each scale s: s, width means (B, C, s * k_h, s) and height means (B, C, s, s * k_w) of the regions.
-
-    If every region is a union of regions of the finest scale, one pass over the map is enough: the means of the
-    coarser scales are means of the finer means.
-    """
-    height, width = x.shape[2:]
-    finest = max(scales)
-    if min(height, width) < finest:
-        raise InputError(
-            f"A {height} x {width} map is too small for Local POD's scale {finest}: use a larger --train.crop."
-        )
-    nested = all(n % finest == 0 for n in (height, width)) and all(finest % s == 0 for s in scales)
-    if nested:
-        fine = _width_means(x, finest), _height_means(x, finest)
-    for s in scales:
-        if nested:
-            yield s, _width_means(fine[0], s), _height_means(fine[1], s)
-        else:
-            inside = x[:, :, : height // s * s, : width // s * s]
-            yield s, _width_means(inside, s), _height_means(inside, s)
-
-
-def _width_means(x: Tensor, parts: int) -> Tensor:
-    return x.unflatten(3, (parts, -1)).mean(dim=4)
-
-
-def _height_means(x: Tensor, parts: int) -> Tensor:
-    return x.unflatten(2, (parts, -1)).mean(dim=3)
+    return distance(old, new).mean()
 
 
 def _full_precision(x: Tensor) -> Tensor:

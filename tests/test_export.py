@@ -12,6 +12,7 @@ from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.pool2d_same import AvgPool2dSame
 from torch.nn import functional as F
 
+from css.api import load
 from css.export import graph as graph_module
 from css.export.formats import FORMATS as FORMATS_OF_CSS
 from css.export.formats import save_onnx, save_openvino
@@ -50,7 +51,7 @@ def program(run):
 @pytest.fixture
 def quick(program, monkeypatch):
     """Tracing takes seconds: the same program for every command."""
-    monkeypatch.setattr("css.cli.export.traced", lambda _: program)
+    monkeypatch.setattr("css.export.flow.traced", lambda _: program)
 
 
 @pytest.fixture(scope="module")
@@ -156,8 +157,8 @@ def test_int8(run, data, tmp_path):
     [
         (("--format", "openvino", "--int8"), "--int8 needs --calibrate"),
         (("--format", "openvino", "--int8", "--calibrate", "gone"), "gone does not exist"),
-        (("--format", "onnx", "--int8", "--calibrate", "."), "--int8 is for --format openvino"),
-        (("--format", "onnx", "--precision", "f32"), "--precision is for --format openvino"),
+        (("--format", "onnx", "--int8", "--calibrate", "."), "int8 is for --format openvino"),
+        (("--format", "onnx", "--precision", "f32"), "--precision f32 is for --format openvino"),
         (("--format", "openvino", "--calibrate", "."), "--calibrate is for --int8"),
         (("--masks", "."), "--masks are those of --images"),
     ],
@@ -193,13 +194,16 @@ def test_hypercolumns(encoder, tmp_path):
 
 
 @pytest.mark.usefixtures("quick")
-def test_torch(run, tmp_path):
-    outcome = css("export", run, "--format", "torch", "--out", tmp_path / "model")
-    assert outcome.code == 0, outcome.err
-    facts, extra = json.loads((tmp_path / "model.pt2.json").read_text()), {"css.json": ""}
+def test_torch_from_python(run, tmp_path):
+    facts, extra = load(run).export(tmp_path / "model.pt2"), {"css.json": ""}
+    assert facts == json.loads((tmp_path / "model.pt2.json").read_text())
     assert [size["same"] for size in facts["check"]] == [1.0] * 3
     torch.export.load(tmp_path / "model.pt2", extra_files=extra)
     assert json.loads(extra["css.json"])["class_names"] == facts["class_names"]
+    assert facts["bytes"] == (tmp_path / "model.pt2").stat().st_size
+    for name, options, word in (("model.tflite", {}, "model.tflite"), ("a.pt2", {"precision": "f32"}, "openvino")):
+        with pytest.raises(InputError, match=word):
+            load(run).export(tmp_path / name, **options)
 
 
 @pytest.mark.parametrize("size", [(48, 64), (96, 32)])
@@ -295,8 +299,8 @@ def test_nothing_is_left_of_an_export_that_fails(run, tmp_path, monkeypatch):
     def fail(*_):
         raise InputError("model.pt2 is not exported: no.")
 
-    monkeypatch.setattr("css.cli.export.verify", fail)
-    monkeypatch.setattr("css.cli.export.traced", lambda _: None)
+    monkeypatch.setattr("css.export.flow.verify", fail)
+    monkeypatch.setattr("css.export.flow.traced", lambda _: None)
     monkeypatch.setitem(FORMATS_OF_CSS, "torch", lambda _, path, __: path.write_text("half"))
     outcome = css("export", run, "--format", "torch", "--out", tmp_path / "out" / "model")
     assert outcome.code == 2 and "is not exported" in outcome.complaint and not list((tmp_path / "out").iterdir())
@@ -304,7 +308,7 @@ def test_nothing_is_left_of_an_export_that_fails(run, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["onnx", "openvino"])
 def test_a_runtime_that_is_not_installed(kind, run, tmp_path, monkeypatch):
-    monkeypatch.setattr("css.cli.export.traced", lambda _: None)
+    monkeypatch.setattr("css.export.flow.traced", lambda _: None)
     for name in ("onnx", "onnxruntime", "openvino"):
         monkeypatch.setitem(sys.modules, name, None)
     outcome = css("export", run, "--format", kind, "--out", tmp_path / "model")

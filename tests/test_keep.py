@@ -13,6 +13,7 @@ from test_resume import assert_same, exit_code_of_life, numbers
 
 from css.recipe.tidy import tidy
 from css.run.folder import drop_models, is_dropped
+from tasks.datasets.voc import IMAGES
 
 EWC = ("--method", "ewc", "--keep", "last")  # whose importances grow from task to task
 
@@ -101,9 +102,10 @@ def test_what_still_works(runs):
     assert css("evaluate", runs / "last").out == css("evaluate", runs / "all").out.replace("/all,", "/last,")
 
 
-@pytest.mark.parametrize("command", [["evaluate", "RUN", "--task", "0"], ["predict", "RUN", "x.png", "--task", "1"]])
-def test_an_earlier_model_is_asked_for(command, runs, tmp_path):
-    outcome = css(*[str(runs / "last") if word == "RUN" else word for word in command])
+@pytest.mark.parametrize("command", [["evaluate", "RUN", "--task", "0"], ["predict", "RUN", "IMAGE", "--task", "1"]])
+def test_an_earlier_model_is_asked_for(command, data, runs):
+    words = {"RUN": runs / "last", "IMAGE": data / IMAGES / "test_000.jpg"}
+    outcome = css(*[words.get(word, word) for word in command])
     assert outcome.code == 2
     assert "last has kept the model of its last task alone, not of task" in outcome.complaint
     assert "--keep all" in outcome.complaint
@@ -161,7 +163,7 @@ def end(cell):
     if not cell.joint:
         begin(cell, 1)
     tasks = [{}] * (1 if cell.joint else 2)
-    (cell.config.folder / "results.json").write_text(json.dumps({"complete": True, "tasks": tasks}))
+    (cell.config.folder / "results.json").write_text(json.dumps({"complete": True, "config": {}, "tasks": tasks}))
 
 
 def models_of(cells) -> dict[str, list[int]]:
@@ -183,8 +185,7 @@ def test_first_tasks_stay_until_every_cell_has_one_and_then_one_of_them(cells, m
 
 
 def test_nothing_of_a_damaged_cell_is_dropped(cells):
-    """Their results.json holds next to nothing."""
-    tidy(list(cells.values()))
+    (cells["finetune"].config.folder / "results.json").write_text("{}")
     begin(cells["mib"])
     tidy(list(cells.values()))
     assert models_of(cells)["finetune"] == [0, 1]

@@ -3,9 +3,11 @@
 import pytest
 import torch
 from oracle_archive import Archive, assert_close, differs
+from torch import nn
 
 from css.fusion.gates import linear
-from plop_baseline.ewf import balance_factor
+from plop_baseline.ewf import Ewf, EwfOptions, balance_factor
+from plop_baseline.finetune import Finetune
 
 ARCHIVE = Archive("ewf_fusion")
 CASES, array, group = ARCHIVE.cases, ARCHIVE.array, ARCHIVE.group
@@ -66,3 +68,24 @@ def test_plausible_mistakes_fail(case):
     without_background = balance_factor(int(classes[-1]), int(classes.sum()) - 1)
     for wrong in (fused(case, 1 - factor(case)), fused(case, without_background)):
         assert any(differs(wrong[name], value) for name, value in group(case, "fused").items())
+
+
+class Growing(nn.Module):
+    """A network of a shared layer, a table that grows, and a head for every task, all of one value."""
+
+    def __init__(self, tasks, value):
+        super().__init__()
+        self.shared, self.table = nn.Linear(2, 2), nn.Linear(2, tasks)
+        self.heads = nn.ModuleList(nn.Linear(2, 1) for _ in range(tasks))
+        for parameter in self.parameters():
+            nn.init.constant_(parameter, value)
+
+
+def test_heads_of_a_method_that_the_task_has_added_stay():
+    """As those of BARM and SSUL; and the ridge classifier, which grows."""
+    method = Ewf(EwfOptions(factor=0.25), Finetune())
+    method.base.learn = lambda *_: None
+    old, new = Growing(2, 0.0), Growing(3, 1.0)
+    method.learn(None, new, old, None)
+    found = {name: value.unique().item() for name, value in new.state_dict().items()}
+    assert found == {name: 0.25 if name.startswith(("shared", "heads.0", "heads.1")) else 1.0 for name in found}

@@ -7,6 +7,7 @@ from hand_made_runs import cells_of, write_recipe
 
 from css.recipe.cells import make_cells
 from css.recipe.plan import read_recipe
+from css.recipe.tidy import related
 from tasks import InputError
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
@@ -50,6 +51,23 @@ def test_a_cell(tmp_path):
     assert (shorter.epochs, shorter.later_epochs, shorter.lr) == (2, None, 0.5)
 
 
+def test_a_row_with_settings_of_its_own(tmp_path):
+    """They stand beside the recipe's; only what the first task does not see leaves it shared."""
+    rows = [
+        {"method": "frozen+align", "name": name, "settings": settings}
+        for name, settings in {
+            "plain": {},
+            "columns": {"model": {"classifier_features": "hypercolumn"}},
+            "faster": {"train": {"lr": 0.2}},
+        }.items()
+    ]
+    recipe = write_recipe(tmp_path / "small.yaml", methods=rows, settings={"model": {"encoder": "resnet18"}})
+    plain, columns, faster = cells_of(recipe, tmp_path).values()
+    assert columns.config.model.classifier_features == "hypercolumn" and columns.config.model.encoder == "resnet18"
+    assert plain.config.model.classifier_features == "auto" and faster.config.train.lr == 0.2
+    assert related(plain, columns) and not related(plain, faster)
+
+
 def test_two_recipes_may_share_their_runs(tmp_path):
     first = write_recipe(tmp_path / "first.yaml", runs="common")
     second = write_recipe(tmp_path / "second.yaml", runs="common", methods=["plop", "mib"])
@@ -74,6 +92,8 @@ def test_two_recipes_may_share_their_runs(tmp_path):
         ({"published": {"us": {"rows": {"plop": {"15-1": [1, 2]}}}}}, "published"),
         ({"published": {"us": {"colour": "red", "rows": {}}}}, "colour"),
         ({"settings": {"train": 3}}, "train"),
+        ({"methods": [{"method": "plop", "settings": {"train": {"colour": 3}}}]}, "colour"),
+        ({"methods": [{"method": "plop", "settings": {"seed": 3}}]}, "settings.seed"),
     ],
 )
 def test_bad_recipes(keys, words, tmp_path):

@@ -32,7 +32,7 @@ class Method:
     classifier_features: ClassifierFeatures = "decoder"  # what --model.classifier-features auto means: or "hypercolumn"
     segmentation_only: bool = False  # needs a background class, or logits that are no log-probabilities
     linear: bool = True  # all classifiers are 1x1 convolutions of the features, which others may train once more
-    frozen_network: bool = False  # after the first task nothing but classifiers changes
+    frozen: bool = False  # later tasks train classifiers alone, on features that stay as they are
     own_head: bool = False  # `grow` puts a module of the method's own into `model.head`
     summary: ClassVar[str] = ""  # one line for `css list`
 

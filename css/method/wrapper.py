@@ -36,7 +36,7 @@ class Wrapper(Method):
         self.require_base(base)
         self.base = base
         self.segmentation_only = type(self).segmentation_only or base.segmentation_only
-        self.linear, self.own_head, self.frozen_network = base.linear, base.own_head, base.frozen_network
+        self.linear, self.own_head, self.frozen = base.linear, base.own_head, base.frozen
         self.classifier_features = base.classifier_features
 
     def require_base(self, base: Method) -> None:

@@ -45,8 +45,11 @@ class Classifier(nn.Module):
         """Output of (B, 3, H, W), H and W multiples of 8: features (B, 8 N, 1, 1), taps = the sums after each stage."""
         taps = self.encoder(images)
         features = F.adaptive_avg_pool2d(self.encoder.last(taps[-1]), 1)
-        logits = torch.cat([head(features).float().log_softmax(1) for head in self.classifiers], dim=1)
-        return Output(logits, features, taps)
+        return Output(self.classify(features), features, taps)
+
+    def classify(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits (B, C, 1, 1) of features (B, 8 N, 1, 1)."""
+        return torch.cat([head(features).float().log_softmax(1) for head in self.classifiers], dim=1)
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 (B, 3, H, W) to about zero mean and unit deviation, channels last."""

@@ -1,5 +1,6 @@
 """The network of a stream: an encoder and a DeepLabV3 decoder from smp, and a classifier that grows with every task."""
 
+import contextlib
 import copy
 import math
 from collections.abc import Mapping, Sequence
@@ -75,8 +76,13 @@ class Segmenter(nn.Module):
             features, logits = self.head(self.decoder, self.classifiers, stages)
             return Output(logits, features, taps)
         features = self.hypercolumn(self._column(images, stages))
-        with torch.autocast(features.device.type, enabled=False):  # as exact as the features
-            return Output(torch.cat([classify(features) for classify in self.classifiers], dim=1), features, taps)
+        return Output(self.classify(features), features, taps)
+
+    def classify(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits (B, C, h, w) of features (B, D, h, w), where all classifiers see the same ones."""
+        exact = self.hypercolumn is not None  # hypercolumns are float32: no rounding to half precision
+        with torch.autocast(features.device.type, enabled=False) if exact else contextlib.nullcontext():
+            return torch.cat([classify(features) for classify in self.classifiers], dim=1)
 
     def column(self, images: torch.Tensor) -> list[torch.Tensor]:
         """The maps that a hypercolumn is made of: stages 2 to 4 and the decoder's, at strides 8, 16, 16, 16.
@@ -95,7 +101,7 @@ class Segmenter(nn.Module):
     @property
     def column_widths(self) -> list[int]:
         """Channels of what `column` returns."""
-        widths = cast("Sequence[int]", self.encoder.out_channels)[-3:]
+        widths = list(cast("Sequence[int]", self.encoder.out_channels))[-3:]
         return [*widths * (1 if self.pretrained is None else 2), FEATURES]
 
     @property
@@ -166,6 +172,22 @@ class Segmenter(nn.Module):
     def frozen(self) -> "Segmenter":
         """A copy that never changes, in evaluation mode: the teacher of the next task."""
         return copy.deepcopy(self).eval().requires_grad_(False)
+
+
+class Head(nn.Module):
+    """The classifiers of a network, which see features instead of images."""
+
+    def __init__(self, model: Segmenter) -> None:
+        super().__init__()
+        self.classifiers, self._whole = model.classifiers, [model]  # in a list: no part of this module
+
+    def forward(self, features: torch.Tensor) -> Output:
+        """Of (B, D, h, w)."""
+        return Output(self._whole[0].classify(features), features, ())
+
+    def normalise(self, features: torch.Tensor) -> torch.Tensor:
+        """They are; only their place may be another."""
+        return features.to(self._whole[0].pixel_mean.device)
 
 
 def _remember_last_activations(encoder: ResNetEncoder) -> list[nn.Module]:

@@ -41,6 +41,13 @@ def set_classifiers(model: Segmenter, weight: torch.Tensor, bias: torch.Tensor) 
         bias_of(classifier).copy_(offsets)
 
 
+def restore_background(model: Segmenter, teacher: Segmenter) -> None:
+    """The old classifiers as they were before the background made room for new classes: their logits the teacher's."""
+    _, bias = classifier_parameters(teacher)
+    weight, grown = classifier_parameters(model)
+    set_classifiers(model, weight, torch.cat([bias, grown[len(bias) :]]))
+
+
 def linear_classifiers(model: Segmenter) -> list[nn.Conv2d]:
     """The classifiers of all tasks, where they are 1x1 convolutions."""
     return [cast("nn.Conv2d", classifier) for classifier in model.classifiers]

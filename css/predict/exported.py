@@ -90,8 +90,8 @@ def _open_openvino(path: Path, precision: Precision | None) -> ExportedNetwork:
     wanted = precision or facts.get("precision")
     compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": wanted} if wanted else {})
     found = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
-    precision = f"int8, {found}" if facts.get("int8") else found
-    return ExportedNetwork.of(lambda pixels: compiled(pixels)[0], facts, precision)
+    computed = f"int8, {found}" if facts.get("int8") else found
+    return ExportedNetwork.of(lambda pixels: compiled(pixels)[0], facts, computed)
 
 
 def _facts(path: Path, text: str) -> dict[str, Any]:

@@ -15,8 +15,8 @@ class KeptScores:
     if the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, channels: int, height: int, width: int) -> None:
-        self.folder, self.shape = folder, (channels, height, width)
+    def __init__(self, folder: Path, shape: tuple[int, ...]) -> None:
+        self.folder, self.shape = folder, shape
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             self.file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # open as long as the object is

@@ -47,7 +47,7 @@ def segment(
     ids = np.array(network.classes, np.uint8)
     if view.tile:
         mask, top = np.empty(seen.shape[:2], np.uint8), 0
-        kept = KeptScores(scratch, len(ids), *mask.shape) if scratch else None
+        kept = KeptScores(scratch, (len(ids), *mask.shape[:2])) if scratch else None
         for sums in _rows_of_tiles(network, seen, view):
             rows = sums.shape[1]
             mask[top : top + rows] = ids[sums.argmax(0)]

@@ -52,7 +52,7 @@ def make_cells(
     if keep:
         changes["keep"] = keep
     if epochs:
-        changes["train"] = {**_section(recipe, path, "train"), "epochs": epochs, "later_epochs": None}
+        changes["train"] = {**_section(recipe.settings, path, "train"), "epochs": epochs, "later_epochs": None}
     cells = [
         _cell(recipe, path, protocol, seed, row, changes)
         for protocol, seed, row in itertools.product(recipe.protocols, recipe.seeds, recipe.methods)
@@ -63,8 +63,8 @@ def make_cells(
     return cells
 
 
-def _section(recipe: Recipe, path: Path, key: str) -> dict[str, Any]:
-    section = recipe.settings.get(key, {})
+def _section(settings: dict[str, Any], path: Path, key: str) -> dict[str, Any]:
+    section = settings.get(key, {})
     if not isinstance(section, dict):
         raise InputError(f"{path}: {key} must hold settings, one per line.")
     return section
@@ -73,7 +73,10 @@ def _section(recipe: Recipe, path: Path, key: str) -> dict[str, Any]:
 def _cell(recipe: Recipe, path: Path, protocol: str, seed: int, row: Row, changes: dict[str, Any]) -> Cell:
     default = preset(recipe.dataset, row.method)
     own = {"protocol": protocol, "seed": seed, "options": {**recipe.options.get(row.method, {}), **row.options}}
-    config = merge(default, {**recipe.settings, **own, **changes}, str(path))
+    settings = {**recipe.settings, **own, **changes}
+    for section, values in row.settings.items():
+        settings[section] = {**_section(settings, path, section), **values}
+    config = merge(default, settings, str(path))
     label = row.label.replace(":", ".")
     name = f"{config.dataset_name}-{protocol}-{config.setting}-{label}-s{seed}"
     return Cell(row.label, dataclasses.replace(config, name=name))

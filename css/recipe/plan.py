@@ -27,6 +27,7 @@ class Row:
     name: str = ""  # default: the method
     protocols: list[str] = field(default_factory=list)  # default: all of the recipe
     options: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)  # beside the recipe's, by section: model, train
 
     @property
     def label(self) -> str:

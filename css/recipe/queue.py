@@ -18,6 +18,7 @@ from css.system.launch import PROGRAM
 from tasks.errors import InputError
 
 Kind = Literal["local", "slurm"]
+_BETWEEN = 30.0  # seconds between two questions to the queue
 _NO_LIMIT = 60 * 24 * 365  # minutes; submitit's own would be two
 
 
@@ -33,7 +34,7 @@ class Submitted:
 
     def poll(self) -> int | None:
         """0 or 1 when the job has ended, None before."""
-        if self.returncode is None and self._job.done():
+        if self.returncode is None and self._ended():
             self.returncode = 0 if is_complete(self._folder) else 1
         return self.returncode
 
@@ -51,6 +52,23 @@ class Submitted:
             if timeout is not None and time.monotonic() > end:
                 raise subprocess.TimeoutExpired("job", timeout)
             time.sleep(0.1)
+
+    def _ended(self) -> bool:
+        return self._job.done()
+
+
+class Queued(Submitted):
+    """A job of SLURM. Its queue is asked; submitit asks the accounting, which not every cluster has."""
+
+    _next = 0.0  # time of the next question
+
+    def _ended(self) -> bool:
+        if self._job.paths.result_pickle.exists():
+            return True
+        if time.monotonic() < self._next:
+            return False
+        self._next = time.monotonic() + _BETWEEN
+        return _is_gone(self._job.job_id)
 
 
 class Queue:
@@ -78,7 +96,8 @@ class Queue:
         """Submits a cell; `job` is its place among those that run at the same time."""
         log_of(cell).unlink(missing_ok=True)
         line = f"exec {self._line(job, cell)} >>{shlex.quote(str(log_of(cell)))} 2>&1"
-        return Submitted(self._executor(cell).submit(subprocess.call, ["sh", "-c", line]), cell)
+        submitted = Submitted if self.kind == "local" else Queued
+        return submitted(self._executor(cell).submit(subprocess.call, ["sh", "-c", line]), cell)
 
     def script(self, cell: Cell) -> str:
         """What sbatch would get for a cell, and what runs in it."""
@@ -113,6 +132,13 @@ class Queue:
     def _parameters(self, cell: Cell) -> Mapping[str, Any]:
         own = {"job_name": cell.name, "time": None, "wckey": None, "stderr_to_stdout": True}
         return {**own, "additional_parameters": self.options}
+
+
+def _is_gone(job_id: str) -> bool:
+    """Whether a job is not in the queue any more; not where that does not answer."""
+    command = ["squeue", "--noheader", "--jobs", job_id]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    return not answer.stdout.strip() and (answer.returncode == 0 or "Invalid job id" in answer.stderr)
 
 
 def _environment(job: int, jobs: int) -> list[str]:

@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from css.config.compare import differences
+from css.config.files import as_dict
 from css.config.settings import RunConfig
+from css.method.registry import make_method
 from css.recipe.agreement import unreadable
 from css.recipe.cells import Cell
 from css.run.folder import MODEL, drop_models, is_complete, task_folder
@@ -25,8 +28,13 @@ def tidy(cells: Sequence[Cell]) -> None:
 
 def related(cell: Cell, other: Cell) -> bool:
     """Do they have the same first task?"""
-    first, second = cell.config, other.config
-    return not cell.joint and not other.joint and (first.protocol, first.seed) == (second.protocol, second.seed)
+    if cell.joint or other.joint or _how_first(cell) != _how_first(other):
+        return False
+    return not differences(as_dict(cell.config), as_dict(other.config), first_task_only=True)
+
+
+def _how_first(cell: Cell) -> tuple[str, str]:
+    return cell.config.protocol, make_method(cell.config.method, cell.config.options).first_task()
 
 
 def first_task_of(cell: Cell, cells: Sequence[Cell]) -> Path | None:
@@ -46,6 +54,8 @@ def lends_first_task(config: RunConfig) -> bool:
 
 
 def _lends(cell: Cell, cells: Sequence[Cell]) -> bool:
-    """Whether a cell's first task has to stay."""
+    """Whether a cell's first task is there and has to stay."""
+    if not lends_first_task(cell.config):
+        return False
     waiting = any(related(cell, other) and not knows_first_task(other.config) for other in cells)
     return waiting or first_task_of(cell, cells) == cell.config.folder

@@ -50,7 +50,7 @@ def _require_features(model: ModelConfig, name: str, method: Method) -> None:
         )
     if not model.classifier_features.endswith("+pretrained"):
         return
-    if not method.frozen_network:
+    if not method.frozen:
         raise InputError(f"{given} is for hypercolumn and frozen features, not for --method {name}; give hypercolumn.")
     if model.encoder_weights == "none":
         raise InputError(f"{given} needs a pretrained encoder: give --model.encoder-weights, or leave +pretrained out.")

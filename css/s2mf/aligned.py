@@ -9,6 +9,7 @@ from css.config.settings import NoOptions
 from css.method.contract import Method
 from css.method.wrapper import BaseT, Wrapper
 from css.model.segmenter import Segmenter
+from css.model.state import restore_background
 from css.s2mf.algorithm import Split2MetaFusion
 from css.s2mf.alignment import Alignment
 from css.system.tensors import part, prefixed
@@ -26,7 +27,8 @@ class AlignedOptions(Generic[BaseT]):
 class Aligned(Wrapper):
     """What the base method leaves of a task, its classifiers aligned (`css.s2mf.alignment`).
 
-    Split2MetaFusion does so by itself.
+    Around frozen features, nothing is left for the base to do: a new classifier is learnt as well without its epochs.
+    Split2MetaFusion aligns by itself.
     """
 
     suffix = "align"
@@ -38,7 +40,7 @@ class Aligned(Wrapper):
 
     def __init__(self, options: Any, base: Method) -> None:
         super().__init__(options, base)
-        self.alignment = Alignment()
+        self.alignment = Alignment(base.frozen)
 
     def require_base(self, base: Method) -> None:
         """Raises InputError for what aligns already: Split2MetaFusion does by itself."""
@@ -49,8 +51,11 @@ class Aligned(Wrapper):
             )
 
     def learn(self, task: Task, model: Segmenter, teacher: Segmenter, trainer: Trainer) -> None:
-        """As the base; then all classifiers are trained once more."""
-        self.base.learn(task, model, teacher, trainer)
+        """As the base, unless its features are frozen; then all classifiers are trained once more."""
+        if self.base.frozen:
+            restore_background(model, teacher)
+        else:
+            self.base.learn(task, model, teacher, trainer)
         self.alignment.align(task, model, teacher, trainer)
 
     def finish(self, task: Task, model: Segmenter, trainer: Trainer) -> None:

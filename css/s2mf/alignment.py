@@ -7,7 +7,7 @@ image labels). These are drawn in the space of the previous model, whose classif
 that of the new one by a linear map fitted on the images of the task.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,10 +16,12 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from css.losses import at_places
-from css.model.segmenter import Segmenter
+from css.model.output import Output
+from css.model.segmenter import Head, Segmenter
 from css.model.state import classifier_parameters, evaluating, set_classifiers
 from css.s2mf.moments import FeatureMoments, Gaussians, extend, fit_drift
 from css.training.trainer import Trainer
+from css.training.views import FeatureViews
 from tasks import Task
 from tasks.source import BACKGROUND, VOID
 
@@ -30,6 +32,7 @@ LR = 0.01  # of Adam, falling to 0 linearly
 MOST = 200_000  # features of a task's images that are kept in memory, about
 
 Linear = tuple[Tensor, Tensor]  # weight (channels, D), bias (channels,)
+Maps = tuple[Tensor, Tensor, Tensor]  # features (B, D, h, w) in the previous and in the new model, labels (B, H, W)
 
 
 class Seen(NamedTuple):
@@ -45,18 +48,19 @@ class Alignment:
     """Aligns the classifiers at the end of every later task, and keeps the moments of the features of all classes.
 
     Args:
-        frozen: The network never changes: features do not drift, and are computed once.
+        frozen: The network never changes: features do not drift, and those of a task are computed in a single pass.
     """
 
     def __init__(self, frozen: bool = False) -> None:
         self.frozen = frozen
         self.moments = FeatureMoments()
+        self.views: FeatureViews | None = None  # of the task that is being learnt, where the network is frozen
 
     def align(self, task: Task, model: Segmenter, teacher: Segmenter, trainer: Trainer) -> None:
         """Trains the classifiers of `model` in place; from now on the moments are those of its features."""
 
         def compute() -> dict[str, Tensor]:
-            seen = look(task, model, None if self.frozen else teacher, trainer)
+            seen = self._look(task, model, teacher, trainer)
             drift = {} if self.frozen else {"drift": fit_drift(seen.before, seen.after)}
             old, new = classifier_parameters(teacher), classifier_parameters(model)
             weight, bias = aligned(new, old, self.moments.gaussians(model.lowest), seen, drift.get("drift"))
@@ -72,13 +76,32 @@ class Alignment:
 
         def measure() -> dict[str, Tensor]:
             moments, channels = FeatureMoments(), len(task.seen_classes)
-            for images, labels in trainer.passes(task, model, "features"):
-                with torch.no_grad(), evaluating(model), trainer.autocast():
-                    output = model(images)
+            for output, labels in self._outputs(task, model, trainer):
                 moments.update(_rows(output.features), _answers(output.logits, labels, task), channels)
             return {"sums": trainer.processes.sum(moments.sums)}
 
         self.moments.add(FeatureMoments(trainer.once("features", measure)["sums"]))
+        self.views = None
+
+    def _look(self, task: Task, model: Segmenter, teacher: Segmenter, trainer: Trainer) -> Seen:
+        if not self.frozen:
+            return look(task, model, teacher, trainer)
+        views = self._look_once(task, model, trainer)
+        return _sampled(task, ((features, features, labels) for features, labels in views.seen(0)), trainer)
+
+    def _outputs(self, task: Task, model: Segmenter, trainer: Trainer) -> Iterator[tuple[Output, Tensor]]:
+        """Of the features that `align` has seen, where they are still the network's; else of another pass."""
+        again = self.frozen and task.index
+        batches = self._look_once(task, model, trainer).seen(0) if again else trainer.passes(task, model, "features")
+        forward = Head(model) if again else model
+        for images, labels in batches:
+            with torch.no_grad(), evaluating(model), trainer.autocast():
+                output = forward(forward.normalise(images) if again else images)
+            yield output, labels.to(output.logits.device)
+
+    def _look_once(self, task: Task, model: Segmenter, trainer: Trainer) -> FeatureViews:
+        self.views = self.views or trainer.look_once(task, model, views=1)
+        return self.views
 
     def tensors(self) -> dict[str, Tensor]:
         """The moments of features, float32 (channels, (D + 1) (D + 2) / 2)."""
@@ -123,11 +146,15 @@ def train(start: Linear, parts: Sequence[Rows]) -> Linear:
     """The classifiers `start` after STEPS steps of Adam on the cross-entropy, by random rows of every part."""
     weight, bias = (values.clone().requires_grad_() for values in start)
     optimizer = torch.optim.Adam([weight, bias], LR)
+    numbers = [part.number for part in parts]
+    features, targets = (like.new_empty(sum(numbers), like.shape[1]) for like in (parts[0].features, parts[0].targets))
+    places = list(zip(parts, features.split(numbers), targets.split(numbers), strict=True))  # filled anew in every step
     for step in tqdm(range(STEPS), desc="classifiers", unit="step", leave=False, disable=None):
         optimizer.param_groups[0]["lr"] = LR * (1 - step / STEPS)
-        chosen = [torch.randint(max(1, len(part.features)), (part.number,)) for part in parts]
-        features = torch.cat([part.features[rows] for part, rows in zip(parts, chosen, strict=True)])
-        targets = torch.cat([part.targets[rows] for part, rows in zip(parts, chosen, strict=True)])
+        for part, some_features, some_targets in places:
+            rows = torch.randint(max(1, len(part.features)), (part.number,))
+            torch.index_select(part.features, 0, rows, out=some_features)
+            torch.index_select(part.targets, 0, rows, out=some_targets)
         loss = F.cross_entropy(F.linear(features, weight, bias), targets)
         optimizer.zero_grad()
         loss.backward()
@@ -145,13 +172,23 @@ def _fresh(seen: int, drawn: float) -> int | None:
 @torch.no_grad()
 def look(task: Task, model: Segmenter, teacher: Segmenter | None, trainer: Trainer) -> Seen:
     """Features of the task's images; a random part of them, if there are many. Without a teacher the model's alone."""
+
+    def maps() -> Iterator[Maps]:
+        for images, labels in trainer.passes(task, model, "alignment"):
+            with evaluating(model), trainer.autocast():
+                after = model(images).features
+                before = after if teacher is None else teacher(images).features
+            yield before, after, labels
+
+    return _sampled(task, maps(), trainer)
+
+
+def _sampled(task: Task, maps: Iterable[Maps], trainer: Trainer) -> Seen:
+    """Places of a pass over the task's images; a random part of them, if there are many."""
     parts: list[list[Tensor]] = []
     counts = 0
     quota = max(1, MOST * trainer.config.train.batch // len(task.train_indices))
-    for images, labels in trainer.passes(task, model, "alignment"):
-        with evaluating(model), trainer.autocast():
-            after = model(images).features
-            before = after if teacher is None else teacher(images).features
+    for before, after, labels in maps:
         rows = [_rows(before), _rows(after), at_places(labels, after.shape[-2:]).flatten().long()]
         counted = (rows[-1] != VOID).nonzero()[:, 0]
         counts += len(counted)

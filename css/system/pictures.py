@@ -12,7 +12,7 @@ from css.system.files import atomic
 def write_png(path: Path, pixels: np.ndarray) -> None:
     """Writes uint8 pixels: RGB (H, W, 3)."""
     with atomic(path) as temporary:
-        # Lossless at any level; the default, 6, takes two to three times as long for a few percent fewer bytes.
+        # Lossless at any level; the default, 6, takes twice as long for small images that are enlarged.
         Image.fromarray(pixels).save(temporary, format="png", compress_level=4)
 
 

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from css.model.segmenter import Segmenter
 from css.system.tensors import load_tensors, save_tensors
 from tasks import InputError
 
@@ -18,7 +17,7 @@ class Stage:
 
     name: str
     path: Path
-    model: Segmenter
+    model: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
 
@@ -71,7 +70,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tensor
             optimizer.state[parameter][entry] = torch.empty_like(like, dtype=value.dtype).copy_(value)
 
 
-def restore_model(model: Segmenter, tensors: dict[str, torch.Tensor], path: Path) -> None:
+def restore_model(model: nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
     """Takes the entries "model.*". Raises InputError if they do not fit the model."""
     state = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
     try:

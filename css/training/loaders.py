@@ -4,11 +4,10 @@ from collections.abc import Iterable
 
 import cv2
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from css.config.settings import RunConfig
 from css.system.processes import Processes
-from tasks.batches import TaskImages
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -20,9 +19,9 @@ def autocast(config: RunConfig, processes: Processes) -> torch.autocast:
 
 
 def make_loader(
-    images: TaskImages, batches: Iterable[list[tuple[int, int]]], workers: int, processes: Processes
+    images: Dataset, batches: Iterable[list[tuple[int, int]]], workers: int, processes: Processes
 ) -> DataLoader:
-    """Batches of images (B, 3, H, W) with their labels; `batches` gives (position, seed) of every item."""
+    """Batches of images (B, 3, H, W), or of their features, with labels; `batches` gives (position, seed) of items."""
     return DataLoader(
         images, batch_sampler=batches, num_workers=workers, persistent_workers=workers > 0,
         pin_memory=processes.device.type == "cuda", worker_init_fn=_single_thread,

@@ -16,7 +16,8 @@ from tqdm import tqdm
 from css.config.settings import BatchNormMode, RunConfig
 from css.kinds.choice import kind_of
 from css.model.batchnorm import group_batch_norm, hold
-from css.model.segmenter import Segmenter
+from css.model.segmenter import Head, Segmenter
+from css.model.state import evaluating
 from css.system.log import Log
 from css.system.processes import Processes
 from css.system.progress import say_epoch
@@ -24,6 +25,7 @@ from css.system.tensors import load_tensors, save_tensors
 from css.training.checkpoint import Stage
 from css.training.loaders import autocast, make_loader
 from css.training.optimizer import make_optimizer
+from css.training.views import FeatureViews, make_views
 from tasks import InputError, Task
 from tasks.batches import TrainBatches
 
@@ -49,16 +51,16 @@ class Trainer:
         return autocast(self.config, self.processes)
 
     def fit(
-        self, model: Segmenter, task: Task, losses: Losses, stage: str = "fit", *, epochs: int | None = None,
+        self, model: Segmenter | Head, task: Task, losses: Losses, stage: str = "fit", *, epochs: int | None = None,
         lr: float | None = None, batch_norm: BatchNormMode | None = None, rates: Mapping[str, float] | None = None,
-        on_optimizer: OnOptimizer | None = None,
+        on_optimizer: OnOptimizer | None = None, views: FeatureViews | None = None,
     ) -> None:  # fmt: skip
         """Minimises sum(losses(forward, images, labels).values()) from `model` in place.
 
         Epochs, start of the learning rate, its factors (see `make_optimizer`) and BatchNorm's mode (see
         `css.model.batchnorm.hold`) are those of the task unless given. `on_optimizer` is shown the optimiser before its
         first step, for example to hang hooks on it; a hook may not keep what changes from step to step, which a restart
-        would lose.
+        would lose. `views`: what a `Head` sees in place of images.
         Raises InputError for a loss that is not finite; the checkpoint of the last epoch stays where it is.
         """
         epochs = self.config.epochs(task.index) if epochs is None else epochs
@@ -68,7 +70,7 @@ class Trainer:
             current = self._stage(stage, model, lr, self.config.rates(task.index) if rates is None else rates)
             if on_optimizer:
                 on_optimizer(current.optimizer)
-            loader, batches = self._loader(task, stage)
+            loader, batches = self._loader(task, stage, views)
             done, per_epoch = self._resume(current), len(batches)
             forward = self.processes.distributed(model)
             # disable=None: drawn on terminals only
@@ -111,6 +113,26 @@ class Trainer:
         )
         for images, labels in batches:
             yield model.normalise(images), labels.to(self.processes.device)
+
+    def look_once(self, task: Task, model: Segmenter, views: int) -> FeatureViews:
+        """Features of the training images in a network that stays as it is, by so many passes.
+
+        Made again after a restart, and the same again: what is random in a pass depends on nothing else.
+        Raises InputError if the disk is too small for them.
+        """
+        found: FeatureViews | None = None
+        with torch.random.fork_rng(devices=[]):
+            for view in range(views):
+                for index, (images, labels) in enumerate(self.passes(task, model, f"view {view}")):
+                    with torch.no_grad(), evaluating(model), self.autocast():
+                        features = model(images).features
+                    if found is None:
+                        batches = max(1, len(task.train_indices) // self.config.train.batch)
+                        found = make_views(self.folder, features, labels, views, batches, self.processes)
+                    found.keep(view, index, features, labels)
+        self.processes.wait()
+        assert found is not None, "a pass has at least one batch"
+        return found
 
     def once(self, name: str, compute: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         """The tensors of a named computation, from disk if it was finished before."""
@@ -157,21 +179,22 @@ class Trainer:
         digest = hashlib.sha256(repr((self.config.seed, moment)).encode()).digest()
         torch.manual_seed(int.from_bytes(digest[:8], "big"))
 
-    def _loader(self, task: Task, purpose: str) -> tuple[DataLoader, TrainBatches]:
+    def _loader(self, task: Task, purpose: str, views: FeatureViews | None = None) -> tuple[DataLoader, TrainBatches]:
         train = self.config.train
-        images = task.train(self.kind.train_view(train.crop))
+        images = task.train(self.kind.train_view(train.crop)) if views is None else views
         seed = [self.config.seed, task.index, *purpose.encode()]
         batches = TrainBatches(len(images), train.batch, seed, self.processes.rank, self.processes.world)
-        return make_loader(images, batches, train.workers, self.processes), batches
+        workers = train.workers if views is None else 0  # nothing to decode
+        return make_loader(images, batches, workers, self.processes), batches
 
-    def _prepare_batch_norm(self, model: Segmenter) -> None:
+    def _prepare_batch_norm(self, model: nn.Module) -> None:
         train = self.config.train
         if train.bn_group:
             group_batch_norm(model, train.bn_group)
         if train.sync_bn and self.processes.world > 1:
             convert_sync_batchnorm(model)
 
-    def _stage(self, name: str, model: Segmenter, lr: float, rates: Mapping[str, float]) -> Stage:
+    def _stage(self, name: str, model: nn.Module, lr: float, rates: Mapping[str, float]) -> Stage:
         optimizer = make_optimizer(self.config.train, model, lr, rates)
         scaler = torch.amp.GradScaler(self.processes.device.type, enabled=self.config.train.precision == "fp16")
         return Stage(name, self.folder / f"{name}.safetensors", model, optimizer, scaler)
