@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import safetensors.numpy
-from PIL import Image
+from PIL import Image, JpegImagePlugin
 from safetensors import SafetensorError
 from tqdm import tqdm
 
@@ -26,12 +26,17 @@ from tasks.pixels import as_rgb, as_values, stored_as, turn_of
 FORMAT = b"presence 2"  # part of the key: raise the number when what is checked or the cached table changes
 
 
+_TRANSPOSE = Image.Transpose
+_SWAPPING = (_TRANSPOSE.ROTATE_90, _TRANSPOSE.ROTATE_270, _TRANSPOSE.TRANSPOSE, _TRANSPOSE.TRANSVERSE)
+
+
 class Decoded(NamedTuple):
     """A file as Pillow decodes it."""
 
     image: Image.Image
     stored: str  # of `stored_as`
     turn: Image.Transpose | None  # of `turn_of`
+    size: tuple[int, int]  # width and height of the whole file, not turned
 
 
 def open_image(path: Path | str) -> Image.Image:
@@ -39,7 +44,7 @@ def open_image(path: Path | str) -> Image.Image:
 
     Raises InputError naming the file if it is missing, cannot be decoded, or has pixels of no known white.
     """
-    image, stored, turn = _decode(path, "image")
+    image, stored, turn, _ = _decode(path, "image")
     return _turned(as_rgb(image, stored, path), turn)
 
 
@@ -50,7 +55,7 @@ def open_mask(path: Path | str, colours: ColourTable | None = None) -> Image.Ima
     palettes must not contradict them. EXIF's orientation is applied as to images. Raises InputError naming the file if
     it is missing or cannot be decoded, and for pixels that are no ids.
     """
-    mask, stored, turn = _decode(path, "mask")
+    mask, stored, turn, _ = _decode(path, "mask")
     return _turned(as_values(mask, stored, path, colours), turn)
 
 
@@ -96,9 +101,9 @@ def _digest(item: tuple[Path, Path]) -> bytes:
 
 def _values_of_pair(item: tuple[Path, Path], valid: np.ndarray, colours: ColourTable | None) -> np.ndarray:
     """bool (256,): the values in the mask of one verified pair."""
-    image, mask = open_image(item[0]), open_mask(item[1], colours)
-    if image.size != mask.size:
-        raise _sizes_differ(item, image.size, mask.size)
+    size, mask = _size_of_sound(item[0]), open_mask(item[1], colours)
+    if size != mask.size:
+        raise _sizes_differ(item, size, mask.size)
     values = np.array(mask.histogram()) > 0
     if (values & ~valid).any():
         outside = ", ".join(map(str, np.flatnonzero(values & ~valid)[:5]))
@@ -107,6 +112,16 @@ def _values_of_pair(item: tuple[Path, Path], valid: np.ndarray, colours: ColourT
         known = ", ".join(map(str, np.flatnonzero(valid)))
         raise InputError(f"mask {item[1]} holds the value(s) {outside}, which are {guess} it with {known} only.")
     return values
+
+
+def _size_of_sound(path: Path) -> tuple[int, int]:
+    """Width and height of an image that `open_image` accepts; refuses what it refuses.
+
+    A JPEG is decoded at an eighth of its size: all its bytes are read, and most of the computing is saved.
+    """
+    image, stored, turn, (width, height) = _decode(path, "image", small=True)
+    as_rgb(image, stored, path)
+    return (height, width) if turn in _SWAPPING else (width, height)
 
 
 def _sizes_differ(item: tuple[Path, Path], image: tuple[int, int], mask: tuple[int, int]) -> InputError:
@@ -119,12 +134,18 @@ def _sizes_differ(item: tuple[Path, Path], image: tuple[int, int], mask: tuple[i
     return InputError(f"{sizes}: replace the one that is wrong.")
 
 
-def _decode(path: Path | str, kind: str) -> Decoded:
+def _decode(path: Path | str, kind: str, small: bool = False) -> Decoded:
     try:
         with Image.open(path) as image:
             stored = stored_as(image)
-            image.load()
-            return Decoded(image, stored, turn_of(image))
+            size = image.size
+            if small and isinstance(image, JpegImagePlugin.JpegImageFile):
+                image.draft(image.mode, (max(1, image.width // 8), max(1, image.height // 8)))
+                image.load()
+            else:
+                image.load()
+                size = image.size  # a TIFF is turned when it is loaded
+            return Decoded(image, stored, turn_of(image), size)
     except Exception as error:  # PIL's decoders raise OSError, SyntaxError, ValueError, struct.error and others
         raise _unreadable(kind, path, error) from error
 

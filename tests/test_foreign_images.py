@@ -11,7 +11,7 @@ from small_voc import css, read_results, run_arguments
 
 from tasks.datasets.voc import IMAGES, LISTS, MASKS, VALUES, Voc, colour_table
 from tasks.errors import InputError
-from tasks.reading import open_image, open_mask, scan
+from tasks.reading import _size_of_sound, open_image, open_mask, scan
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (10, 14, 3), np.uint8)
 PIXELS[0, 0] = 255
@@ -242,3 +242,30 @@ def test_predict_sees_what_training_sees(data, tmp_path):
     Image.fromarray(grey.astype(np.float32)).save(tmp_path / "float.tif")
     refused = css("predict", run, tmp_path / "float.tif", "--out", tmp_path / "none")
     assert refused.code == 2 and "float.tif holds floats" in refused.complaint and not (tmp_path / "none").exists()
+
+
+# the check of a data set, which decodes a JPEG at an eighth
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("size", [(5, 3), (64, 40), (83, 57)], ids=str)
+@pytest.mark.parametrize("progressive", [False, True])
+def test_the_check_sees_the_size_of_the_whole_image(mode, size, progressive, tmp_path):
+    path = tmp_path / "image.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.effect_noise(size, 80).convert(mode).save(path, progressive=progressive, exif=exif)
+    assert _size_of_sound(path) == open_image(path).size == size[::-1]
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_the_check_refuses_a_jpeg_that_is_cut(progressive, tmp_path):
+    """Near its end, too: not only what an eighth of the pixels would need is read."""
+    path = tmp_path / "image.jpg"
+    Image.effect_noise((300, 200), 80).save(path, progressive=progressive)
+    whole = path.read_bytes()
+    for share in (0.3, 0.9, 0.97):
+        path.write_bytes(whole[: int(len(whole) * share)])
+        for reading in (open_image, _size_of_sound):
+            with pytest.raises(InputError, match=r"image\.jpg cannot be read"):
+                reading(path)
