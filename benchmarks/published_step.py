@@ -8,9 +8,12 @@ it minus the step without it. Projection: every layer, half of its directions pr
 """
 
 import argparse
+import functools
 import statistics
+from pathlib import Path
 
 import torch
+from local_pod import Loss, loss_of
 from nullspace import HALF, Batch, noise, timed
 
 from css.config.settings import TrainConfig
@@ -38,8 +41,10 @@ def main() -> None:
         "fine-tuning": steps.finetune,
         "with teacher": steps.teach,
         "with teacher and POD (PLOP)": steps.plop,
-        "PLOP, projected": steps.project,
     }
+    if arguments.old:
+        variants["PLOP, the other build's POD"] = functools.partial(steps.plop, loss_of(arguments.old))
+    variants["PLOP, projected"] = steps.project
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     peaks = dict.fromkeys(variants, 0.0)
     for _ in range(arguments.rounds + 1):
@@ -64,6 +69,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=24)
     parser.add_argument("--precision", choices=list(DTYPES), default="bf16")
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--old", type=Path, help="a checkout of another build, whose local POD is measured, too")
     return parser.parse_args()
 
 
@@ -93,8 +99,8 @@ class Steps:
     def teach(self) -> None:
         self._step(self.plain, lambda new: self._taught(new)[0])
 
-    def plop(self) -> None:
-        self._step(self.plain, self._plop_loss)
+    def plop(self, pod: Loss = pod_loss) -> None:
+        self._step(self.plain, lambda new: self._plop_loss(new, pod))
 
     def project(self) -> None:
         self._step(self.projected, self._plop_loss)
@@ -114,10 +120,10 @@ class Steps:
             targets, factor = pseudo_label(logits, self.labels, self.thresholds.to(logits.device), OLD + NEW, 0.0)
         return weighted_cross_entropy(upsample(new.logits, self.labels), targets, factor), old
 
-    def _plop_loss(self, new):
+    def _plop_loss(self, new, pod: Loss = pod_loss):
         loss, old = self._taught(new)
         maps = ([*model.taps, model.features, model.logits] for model in (old, new))
-        return loss + pod_loss(*maps, OLD + NEW, NEW, 0.01, 5e-4)
+        return loss + pod(*maps, OLD + NEW, NEW, 0.01, 5e-4)
 
 
 if __name__ == "__main__":
