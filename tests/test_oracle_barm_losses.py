@@ -12,10 +12,10 @@ from plop_baseline.private_heads import (
     body,
     body_distance,
     head_distillation,
-    start_as,
     sure_labels,
     unified_background,
 )
+from plop_baseline.unknown_class import start_as
 
 ARCHIVE = Archive("barm_losses")
 CASES, array, number = ARCHIVE.cases, ARCHIVE.array, ARCHIVE.number
