@@ -29,7 +29,8 @@ def borrowed_first_task(config: RunConfig, task: Task) -> dict[str, torch.Tensor
             "--task0 out to learn it."
         )
     tensors, facts = load_tensors(home / MODEL)
-    reasons = differences(as_dict(config), read_config(run), first_task_only=True)
+    theirs = read_config(run)
+    reasons = differences(as_dict(config), theirs, first_task_only=True)
     if facts.get("identity") != identity(task):
         reasons.append("its first task was learnt from other images or classes")
     wanted, found = make_method(config.method, config.options).first_task(), facts.get("first_task", FIRST_TASK)
@@ -37,7 +38,7 @@ def borrowed_first_task(config: RunConfig, task: Task) -> dict[str, torch.Tensor
         reasons.append(f"{config.method} here needs a first task learnt with {wanted}, and that one was with {found}")
     if reasons:
         raise InputError(f"--task0 {run} does not fit this run: {'; '.join(reasons)}.")
-    same = read_config(run)["model"].get("classifier_features") == config.model.classifier_features
+    same = theirs["model"].get("classifier_features") == config.model.classifier_features
     return tensors if same else _without_hypercolumns(tensors)
 
 
