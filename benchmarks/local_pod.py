@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -90,11 +91,16 @@ def compare(name: str, losses: dict[str, Loss], old: list[Tensor], new: list[Ten
 
 def loss_of(checkout: Path) -> Loss:
     """The function of another build, whose file needs nothing that differs."""
-    spec = importlib.util.spec_from_file_location("other_pod", checkout / "plop_baseline" / "pod.py")
+    return module_of(checkout / "plop_baseline" / "pod.py").pod_loss
+
+
+def module_of(path: Path) -> ModuleType:
+    """A file of another build as a module; what it imports is this build's."""
+    spec = importlib.util.spec_from_file_location(f"other_{path.stem}", path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.pod_loss
+    return module
 
 
 def main() -> None:

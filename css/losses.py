@@ -8,6 +8,8 @@ from torch.nn import functional as F
 
 from tasks.source import VOID
 
+ROWS_FROM = 16  # channels, a vector register's worth (AVX-512): with fewer, a soft-max over rows is the slower one
+
 
 def upsample(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Logits (B, C, h, w) at the size of labels (B, H, W), bilinear without aligned corners, at least in float32."""
@@ -28,7 +30,24 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
     logits (B, C, h, w) at any resolution, labels (B, H, W) with 255 for void.
     """
-    return F.cross_entropy(upsample(logits, labels), labels.long(), ignore_index=VOID, reduction="sum") / labels.numel()
+    return pixel_cross_entropy(upsample(logits, labels), labels, "sum") / labels.numel()
+
+
+def pixel_cross_entropy(logits: Tensor, labels: Tensor, reduction: str = "none") -> Tensor:
+    """Cross-entropy of pixels, 0 where void: logits (B, C, H, W), labels (B, H, W) -> (B * H * W,), or their sum."""
+    rows = in_rows(logits)
+    targets = labels.long().reshape(rows.shape[:1] + rows.shape[2:])
+    return F.cross_entropy(rows, targets, ignore_index=VOID, reduction=reduction).flatten()
+
+
+def in_rows(logits: Tensor) -> Tensor:
+    """Logits (B, C, ...) as (pixels, C) where that is faster to go on with: on a CPU, with many channels.
+
+    Maps that are channels last lie so in memory; a soft-max over dimension 1 would copy them first.
+    """
+    if logits.device.type != "cpu" or logits.shape[1] < ROWS_FROM:
+        return logits
+    return logits.movedim(1, -1).flatten(0, -2)
 
 
 def kl_divergence(teacher: Tensor, logits: Tensor) -> Tensor:

@@ -4,9 +4,9 @@ import math
 from collections.abc import Iterable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from css.losses import in_rows, pixel_cross_entropy
 from tasks.errors import InputError
 from tasks.source import BACKGROUND, VOID
 
@@ -14,15 +14,17 @@ OFFICIAL_BINS = 100  # on [0, 1], although the entropy never leaves a small part
 MEDIAN_RESOLUTION = 5e-7  # bin width of the median mode: its error is half of this
 
 
+@torch.no_grad()
 def entropy(logits: Tensor, num_seen: int) -> Tensor:
     """Entropy of the soft-max over dimension 1, normalised as in PLOP's official code.
 
     logits: (B, C, ...) -> (B, ...). Divided by log C and by log num_seen, and a mean over the C classes where the paper
     has a sum: values lie in [0, 1 / (C log num_seen)], not in [0, 1].
     """
-    num_old = logits.shape[1]
-    p = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(dim=1)
-    return -(p * torch.log(p + 1e-8)).mean(dim=1) / (math.log(num_old) * math.log(num_seen))
+    num_old, pixels = logits.shape[1], logits.shape[:1] + logits.shape[2:]
+    p = in_rows(logits.to(torch.promote_types(logits.dtype, torch.float32))).softmax(dim=1)
+    mean = p.add(1e-8).log_().mul_(p).mean(dim=1).view(pixels)
+    return -mean / (math.log(num_old) * math.log(num_seen))
 
 
 class EntropyHistogram:
@@ -146,5 +148,5 @@ def weighted_cross_entropy(new_logits: Tensor, targets: Tensor, factor: Tensor) 
     new_logits: (B, num_seen, H, W); targets: (B, H, W); factor: (B,). Source: PLOP, section 3.3.
     """
     logits = new_logits.to(torch.promote_types(new_logits.dtype, torch.float32))
-    per_pixel = F.cross_entropy(logits, targets.long(), ignore_index=VOID, reduction="none")
-    return (factor * per_pixel.flatten(1).mean(dim=1)).mean()
+    per_pixel = pixel_cross_entropy(logits, targets).view(len(targets), -1)
+    return (factor * per_pixel.mean(dim=1)).mean()

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from css.config.options import require_values
 from css.dream.layouts import as_maps, ignore_boundary
 from css.dream.priors import BatchNormMatch, mean_norm, total_variation
+from css.losses import pixel_cross_entropy
 from css.model.output import logits_of
 from css.model.state import evaluating
 from tasks import InputError
@@ -186,9 +187,8 @@ def balanced_cross_entropy(scores: Tensor, queries: Tensor) -> Tensor:
 
     scores (N, C, H, W), queries (N, H, W) with 255 for ignored pixels; 0 if all are.
     """
-    queries = queries.long()
-    losses = F.cross_entropy(scores, queries, ignore_index=VOID, reduction="none").flatten()
-    labels = queries.flatten()
+    labels = queries.long().flatten()
+    losses = pixel_cross_entropy(scores, queries)
     classes, counts = labels[labels != VOID].unique(return_counts=True)
     weight = losses.new_zeros(VOID + 1)
     weight[classes] = 1.0 / (counts * len(classes)).to(weight.dtype)
