@@ -37,9 +37,7 @@ def main() -> None:
 
 
 def compare(name: str, builds: tuple, work, logits: torch.Tensor, labels: torch.Tensor) -> list[torch.Tensor]:
-    rows = []
-    for _ in range(REPEATS + 1):
-        rows.append([timed(work, build, logits, labels) for build in builds])
+    rows = [[timed(work, build, logits, labels) for build in builds] for _ in range(REPEATS + 1)]
     old, new = (1000 * median(row[build][0] for row in rows[1:]) for build in (0, 1))
     ratio = median(row[0][0] / row[1][0] for row in rows[1:])
     print(f"{name} old {old:.1f} ms, new {new:.1f} ms, ratio {ratio:.2f}")

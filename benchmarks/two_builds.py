@@ -1,10 +1,12 @@
-"""CPU seconds of a training step of two builds in turn, and how far their losses are apart.
+"""CPU seconds of a step of two builds in turn, and how far their losses are apart.
 
     python benchmarks/two_builds.py OLD NEW [--method plop] [--encoder resnet18] [--crop 128] [--batch 16] [--steps 20]
 
 OLD and NEW are checkouts, each with a process of its own; both learn the same noise from the same random weights, one
-thread. A step is the method's losses (for PLOP with the teacher and its pseudo labels), backward and SGD, 15 old
-classes and one new one. Processes take turns step by step, so that other work on the machine meets both.
+thread. A step of finetune or plop is the losses (for PLOP with the teacher and its pseudo labels), backward and SGD, 15
+old classes and one new one. Parts of Split2MetaFusion: fusion is two steps of the gates on 8 old and 8 new images
+(always, whatever --batch), dream is two steps of --batch dreams. Processes take turns step by step, so that other work
+on the machine meets both.
 """
 
 import argparse
@@ -15,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +46,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("old", type=Path)
     parser.add_argument("new", type=Path)
-    parser.add_argument("--method", choices=["finetune", "plop"], default="plop")
+    parser.add_argument("--method", choices=["finetune", "plop", "fusion", "dream"], default="plop")
     parser.add_argument("--encoder", default="resnet18")
     parser.add_argument("--crop", type=int, default=128)
     parser.add_argument("--batch", type=int, default=16)
@@ -79,24 +81,69 @@ def steps(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     model.to(memory_format=torch.channels_last).grow(range(OLD_CLASSES))
     teacher = model.frozen()
     model.grow([OLD_CLASSES])
-    model.train()
     shape = (arguments.batch, 3, arguments.crop, arguments.crop)
     images = torch.randn(shape).contiguous(memory_format=torch.channels_last)
-    labels = torch.where(torch.rand(shape[0], *shape[2:]) < 0.9, 0, OLD_CLASSES).byte()
-    settings = named("css.config.settings", "css.config")
-    optimizer = named("css.training.optimizer", "css.optimizer").make_optimizer(settings.TrainConfig(), model, 1e-3)
-    loss_of = plop if arguments.method == "plop" else finetune
+    makers = {"plop": training, "finetune": training, "fusion": fusing, "dream": dreaming}
+    step = makers[arguments.method](torch, arguments, model, teacher, images)
     for _ in range(arguments.steps):
         input()  # until it is asked
         began = time.process_time()
+        loss = step()
+        spent = time.process_time() - began
+        yield {"seconds": spent, "loss": loss, "precision": arguments.precision}
+
+
+def training(torch: Any, arguments: argparse.Namespace, model: Any, teacher: Any, images: Any) -> Callable[[], float]:
+    labels = torch.where(torch.rand(len(images), *images.shape[2:]) < 0.9, 0, OLD_CLASSES).byte()
+    settings = named("css.config.settings", "css.config")
+    optimizer = named("css.training.optimizer", "css.optimizer").make_optimizer(settings.TrainConfig(), model, 1e-3)
+    loss_of = plop if arguments.method == "plop" else finetune
+    model.train()
+
+    def step() -> float:
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16, enabled=arguments.precision == "bf16"):
+        with autocast(torch, arguments):
             loss = loss_of(torch, model, teacher, images, labels)
         loss.backward()
         optimizer.step()
-        yield {
-            "seconds": time.process_time() - began, "loss": float(loss.detach()), "precision": arguments.precision
-        }  # fmt: skip
+        return float(loss.detach())
+
+    return step
+
+
+def fusing(torch: Any, arguments: argparse.Namespace, model: Any, teacher: Any, images: Any) -> Callable[[], float]:
+    fusion = importlib.import_module("css.fusion")
+    options = getattr(fusion, "FusionOptions", None) or importlib.import_module("css.fusion.meta").FusionOptions
+    slow = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    fast = {name: value * (1 + 0.1 * torch.rand(value.shape)) if value.is_floating_point() else value
+            for name, value in slow.items()}  # fmt: skip
+    slow, fast = ({name: value.contiguous(memory_format=torch.channels_last) if value.dim() == 4 else value
+                   for name, value in state.items()} for state in (slow, fast))  # fmt: skip
+    found = fusion.MetaFusion(model, slow, fast, teacher, OLD_CLASSES, options(steps=2), 0, ["classifiers.1."])
+    old, new = (torch.randn(11, *images.shape[1:]).contiguous(memory_format=torch.channels_last) for _ in range(2))
+
+    def step() -> float:
+        with autocast(torch, arguments):
+            history = found.fuse(old, new).history
+        return history[-1]["old"] + history[-1]["new"]
+
+    return step
+
+
+def dreaming(torch: Any, arguments: argparse.Namespace, model: Any, teacher: Any, images: Any) -> Callable[[], float]:
+    dreams, layouts = named("css.dream.dreamer", "css.dream"), named("css.dream.layouts", "css.layouts")
+    dreamer = dreams.Dreamer(teacher, dreams.DreamOptions(steps=2, coarse_share=0.0))
+    queries = layouts.sample_layouts(len(images), images.shape[-1], range(1, OLD_CLASSES), 0)
+
+    def step() -> float:
+        with autocast(torch, arguments):
+            return dreamer.dream(queries).history[-1]["ce"]
+
+    return step
+
+
+def autocast(torch: Any, arguments: argparse.Namespace) -> Any:
+    return torch.autocast("cpu", torch.bfloat16, enabled=arguments.precision == "bf16")
 
 
 def finetune(torch: Any, model: Any, teacher: Any, images: Any, labels: Any) -> Any:

@@ -34,10 +34,10 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def pixel_cross_entropy(logits: Tensor, labels: Tensor, reduction: str = "none") -> Tensor:
-    """Cross-entropy of pixels, 0 where void: logits (B, C, H, W), labels (B, H, W) -> (B * H * W,), or their sum."""
+    """Cross-entropy of pixels, 0 where void, in their order: logits (B, C, H, W), labels (B, H, W). Or their sum."""
     rows = in_rows(logits)
     targets = labels.long().reshape(rows.shape[:1] + rows.shape[2:])
-    return F.cross_entropy(rows, targets, ignore_index=VOID, reduction=reduction).flatten()
+    return F.cross_entropy(rows, targets, ignore_index=VOID, reduction=reduction)
 
 
 def in_rows(logits: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Photographs as cameras and programs write them: the pixels that a viewer shows, or one sentence."""
 
+import re
 import struct
 import warnings
 
@@ -11,7 +12,7 @@ from small_voc import css, read_results, run_arguments
 
 from tasks.datasets.voc import IMAGES, LISTS, MASKS, VALUES, Voc, colour_table
 from tasks.errors import InputError
-from tasks.reading import _size_of_sound, open_image, open_mask, scan
+from tasks.reading import _size_of_sound, open_image, open_mask, read_image, scan
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (10, 14, 3), np.uint8)
 PIXELS[0, 0] = 255
@@ -22,6 +23,7 @@ IDS = np.random.default_rng(1).integers(0, 4, (10, 14), np.uint8)
 def read(path) -> np.ndarray:
     image = open_image(path)
     assert image.mode == "RGB"
+    np.testing.assert_array_equal(read_image(path), np.array(image))  # what training sees
     return np.array(image)
 
 
@@ -29,12 +31,37 @@ def refusal(path) -> str:
     with pytest.raises(InputError) as caught:
         open_image(path)
     text = str(caught.value)
+    with pytest.raises(InputError, match=re.escape(text)):
+        read_image(path)
     assert f"image {path} " in text and "\n" not in text and text.endswith(".")
     return text
 
 
 def as_grey(values) -> np.ndarray:
     return np.repeat(np.asarray(values)[..., None], 3, 2)
+
+
+# JPEG, which training has decoded by OpenCV
+
+
+@pytest.mark.parametrize("subsampling", [0, 1, 2])  # 4:4:4, 4:2:2, 4:2:0
+@pytest.mark.parametrize("progressive", [False, True])
+def test_jpeg_has_the_same_pixels_in_training(subsampling, progressive, tmp_path, monkeypatch):
+    noise = np.random.default_rng(2).integers(0, 256, (37, 51, 3), np.uint8)
+    path = tmp_path / "image.jpg"
+    Image.fromarray(noise).save(path, quality=90, subsampling=subsampling, progressive=progressive)
+    expected = read(path)
+    monkeypatch.setattr("tasks.reading.open_image", None)  # not called: it would be the slower way
+    np.testing.assert_array_equal(read_image(path), expected)
+
+
+def test_a_jpeg_that_is_cut_is_refused_in_training_too(tmp_path):
+    path = tmp_path / "image.jpg"
+    Image.fromarray(PIXELS.repeat(9, 0).repeat(9, 1)).save(path, quality=95)
+    path.write_bytes(path.read_bytes()[:-200])
+    assert "truncated" in refusal(path)
+    (tmp_path / "none.jpg").write_bytes(b"")
+    refusal(tmp_path / "none.jpg")
 
 
 # depths

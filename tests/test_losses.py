@@ -33,6 +33,7 @@ def test_cross_entropy_and_its_gradient_in_either_layout(channels, layout):
     logits, labels = maps(channels, layout)
     expected = by_hand(logits, labels)
     loss = cross_entropy(logits, labels)
+    assert loss.shape == ()
     assert loss.item() == pytest.approx(expected.mean().item(), rel=1e-6)
     (gradient,), (wanted,) = (torch.autograd.grad(value, logits) for value in (loss, expected.mean()))
     torch.testing.assert_close(gradient, wanted, rtol=1e-5, atol=1e-8)

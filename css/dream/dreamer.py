@@ -188,7 +188,7 @@ def balanced_cross_entropy(scores: Tensor, queries: Tensor) -> Tensor:
     scores (N, C, H, W), queries (N, H, W) with 255 for ignored pixels; 0 if all are.
     """
     labels = queries.long().flatten()
-    losses = pixel_cross_entropy(scores, queries)
+    losses = pixel_cross_entropy(scores, queries).flatten()
     classes, counts = labels[labels != VOID].unique(return_counts=True)
     weight = losses.new_zeros(VOID + 1)
     weight[classes] = 1.0 / (counts * len(classes)).to(weight.dtype)

@@ -150,22 +150,23 @@ class MetaFusion:
             return (images, targets), (images, targets)
         return (images[number:], targets[number:]), (images[:number], targets[:number])
 
-    def _losses(self, state: State, old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        return self._old_loss(state, old), self._new_loss(state, new)
+    def _losses(self, state: State, old: Part, new: Part) -> tuple[Tensor, Tensor]:
+        """Mean KL on old and on new images, which go through the network together."""
+        logits = self._logits(state, torch.cat([old[0], new[0]]))
+        of_old, of_new = logits.split([len(old[0]), len(new[0])])
+        return self.old_kl(old[1], of_old, self.num_old), kl_divergence(new[1], of_new)
 
-    def _old_loss(self, state: State, old: tuple[Tensor, Tensor]) -> Tensor:
-        return self._mean(state, old, lambda targets, logits: self.old_kl(targets, logits, self.num_old))
+    def _old_loss(self, state: State, old: Part) -> Tensor:
+        return self.old_kl(old[1], self._logits(state, old[0]), self.num_old)
 
-    def _new_loss(self, state: State, new: tuple[Tensor, Tensor]) -> Tensor:
-        return self._mean(state, new, kl_divergence)
+    def _new_loss(self, state: State, new: Part) -> Tensor:
+        return kl_divergence(new[1], self._logits(state, new[0]))
 
-    def _mean(self, state: State, part: tuple[Tensor, Tensor], kl: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """Mean KL over everything given, a batch at a time."""
+    def _logits(self, state: State, images: Tensor) -> Tensor:
+        """Of a state of the network, as many images at a time as a step sees."""
         state = with_constant_statistics(self.model, state)
-        pairs = zip(*(tensor.split(self.options.batch) for tensor in part), strict=True)
-        sums = [kl(targets, logits_of(functional_call(self.model, state, images))) * len(images)
-                for images, targets in pairs]  # fmt: skip
-        return torch.stack(sums).sum() / len(part[0])
+        parts = images.split(2 * self.options.batch)
+        return torch.cat([logits_of(functional_call(self.model, dict(state), part)) for part in parts])
 
     @torch.no_grad()
     def _best_linear(self, old: Part, new: Part, alphas: Sequence[float]) -> tuple[float, list[float]]:

@@ -10,7 +10,7 @@ import numpy as np
 from tasks.colours import ColourTable
 from tasks.errors import InputError
 from tasks.lists import read_list, require_apart
-from tasks.reading import open_image, open_mask, scan
+from tasks.reading import open_mask, read_image, scan
 from tasks.source import VOID
 
 CLASS_NAMES = [
@@ -74,7 +74,7 @@ class Voc:
     def load(self, split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
         """RGB image uint8 (H, W, 3) and mask uint8 (H, W) of raw class ids. InputError if a file cannot be decoded."""
         _, image, mask = self._items[split][index]
-        return np.array(open_image(self._root / image)), np.array(open_mask(self._root / mask, self._colours))
+        return read_image(self._root / image), np.array(open_mask(self._root / mask, self._colours))
 
     def image_id(self, split: str, index: int) -> str:
         """Path of the image file below JPEGImages without its ending, such as 2007_000032."""

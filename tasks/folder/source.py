@@ -10,7 +10,7 @@ import numpy as np
 from tasks.errors import InputError
 from tasks.folder import description
 from tasks.folder.pairs import pairs
-from tasks.reading import open_image, open_mask, scan
+from tasks.reading import open_mask, read_image, scan
 
 SPLITS = {"train": "train", "test": "val"}  # of a source, by name in data.yaml
 
@@ -49,7 +49,7 @@ class Folder:
     def load(self, split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
         """RGB image uint8 (H, W, 3) and mask uint8 (H, W) of raw class ids. InputError if a file cannot be decoded."""
         _, image, mask = self._items[split][index]
-        return np.array(open_image(image)), self._ids[np.array(open_mask(mask, self._colours))]
+        return read_image(image), self._ids[np.array(open_mask(mask, self._colours))]
 
     def image_id(self, split: str, index: int) -> str:
         """The name that image and mask share, such as "street/0001"."""
