@@ -52,9 +52,20 @@ def _try_out(encoder: nn.Module) -> list[str]:
     expected, found = (channels[-1], _SIDE // STRIDE, _SIDE // STRIDE), tuple(maps[-1].shape[1:])
     if found != expected:
         raise ValueError(f"its last map of {_SIDE} pixels is {found}, not {expected}")
-    names, parameters = zip(*encoder.named_parameters(), strict=True)
-    gradients = torch.autograd.grad(sum(m.sum() for m in maps), parameters, allow_unused=True)
-    return [parameter for parameter, gradient in zip(names, gradients, strict=True) if gradient is None]
+    needed = _needed(maps)
+    return [name for name, parameter in encoder.named_parameters() if id(parameter) not in needed]
+
+
+def _needed(maps: Sequence[torch.Tensor]) -> set[int]:
+    """Ids of the parameters that maps depend on, read off autograd's graph: gradients would be as large as they are."""
+    found, seen, waiting = set(), set(), [m.grad_fn for m in maps]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            found.add(id(getattr(node, "variable", None)))
+            waiting += [following for following, _ in node.next_functions]
+    return found
 
 
 def _reason(error: Exception) -> str:

@@ -39,7 +39,7 @@ def _how_first(cell: Cell) -> tuple[str, str]:
 
 def first_task_of(cell: Cell, cells: Sequence[Cell]) -> Path | None:
     """The run folder among the cells of this protocol and seed whose first task can be taken over; None if none can."""
-    lenders = (other.config.folder for other in cells if related(cell, other) and lends_first_task(other.config))
+    lenders = (other.config.folder for other in cells if lends_first_task(other.config) and related(cell, other))
     return next(lenders, None)
 
 

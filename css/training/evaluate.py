@@ -45,5 +45,5 @@ def evaluate(model: Segmenter, task: Task, config: RunConfig, processes: Process
 
 
 def _logits(model: Segmenter, images: torch.Tensor, config: RunConfig, processes: Processes) -> torch.Tensor:
-    with torch.no_grad(), autocast(config, processes):
+    with torch.no_grad(), autocast(config, processes, keep_casts=False):
         return model.eval()(model.normalise(images)).logits

@@ -12,10 +12,14 @@ from css.system.processes import Processes
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def autocast(config: RunConfig, processes: Processes) -> torch.autocast:
-    """The precision of forward passes, in training and in evaluation."""
+def autocast(config: RunConfig, processes: Processes, keep_casts: bool = True) -> torch.autocast:
+    """The precision of forward passes, in training and in evaluation.
+
+    `keep_casts`: until the end of the block, half of the memory of all trainable weights; for several passes in one.
+    """
     dtype = _DTYPES[config.train.precision]
-    return torch.autocast(processes.device.type, dtype, enabled=dtype is not torch.float32)
+    enabled = dtype is not torch.float32
+    return torch.autocast(processes.device.type, dtype, enabled, cache_enabled=keep_casts)
 
 
 def make_loader(
