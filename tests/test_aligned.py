@@ -91,15 +91,15 @@ def test_killed(function, calls, run, data, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("dataset", "method", "words"),
+    ("dataset", "protocol", "method", "words"),
     [
-        ("voc", "joint+align", "joint training has a single one"),
-        ("voc", "plop+s2mf+align", "BASE+s2mf aligns by itself"),
-        ("shapes-cls", "finetune+align", "--method finetune+align"),
+        ("shapes", "15-1", "joint+align", "joint training has a single one"),
+        ("shapes", "15-1", "plop+s2mf+align", "BASE+s2mf aligns by itself"),
+        ("shapes-cls", "10-split", "finetune+align", "--method finetune+align"),
     ],
 )
-def test_where_it_makes_no_sense(dataset, method, words, tmp_path):
-    outcome = css("run", dataset, "10-split", "--method", method, "--runs", tmp_path / "runs")
+def test_where_it_makes_no_sense(dataset, protocol, method, words, tmp_path):
+    outcome = css("run", dataset, protocol, "--method", method, "--runs", tmp_path / "runs")
     assert outcome.code == 2 and words in outcome.complaint
     assert not (tmp_path / "runs").exists()
 

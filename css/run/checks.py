@@ -1,12 +1,11 @@
 """Everything that a user can get wrong in the settings, said before anything is written."""
 
 import dataclasses
-import math
 from typing import Any
 
 import torch
 
-from css.config.options import require_values
+from css.config.options import not_negative, require_values
 from css.config.settings import ModelConfig, RunConfig, TrainConfig
 from css.kinds.choice import kind_of
 from css.method.contract import Method
@@ -72,9 +71,7 @@ def _require_ranges(train: TrainConfig) -> None:
     require(1, "later_epochs", "bn_group", optional=True)
     require(0, "lr", "later_lr", "momentum", "weight_decay")
     require(0, "classifier_lr", "batch_norm_lr", optional=True)
-    require_values(train.later_rates, "--train.later-rates", {
-        name: (0 <= value < math.inf, "of at least 0") for name, value in vars(train.later_rates).items()
-    })  # fmt: skip
+    require_values(train.later_rates, "--train.later-rates", not_negative(train.later_rates, vars(train.later_rates)))
     if not all(0 < point < 1 for point in train.halve_at or ()):
         raise InputError("--train.halve-at must hold shares of the epochs between 0 and 1, for example 0.5.")
     if train.crop < 32 or train.crop % 16:
