@@ -36,7 +36,7 @@ def test_the_base_method_learns_first(run, data, monkeypatch):
     """Without the alignment at its end a task leaves what the base method alone leaves."""
     plain = ["--method", "finetune", "--task0", run]
     assert css(*run_arguments(data, run.parent, "aligned", "--method", "finetune+align", "--task0", run)).code == 0
-    monkeypatch.setattr("css.s2mf.alignment.set_classifiers", lambda model, weight, bias: None)
+    monkeypatch.setattr("css.s2mf.alignment.set_classifiers", lambda model, found: None)
     assert css(*run_arguments(data, run.parent, "unaligned", "--method", "finetune+align", "--task0", run)).code == 0
     assert css(*run_arguments(data, run.parent, "finetune", *plain)).code == 0
     unaligned, alone, aligned = (tensors_of(run.parent / name, 1) for name in ("unaligned", "finetune", "aligned"))

@@ -47,6 +47,13 @@ def _require_features(model: ModelConfig, name: str, method: Method) -> None:
             f"{given} does not fit --method {name}, which has a head of its own on the decoder's maps; give auto or "
             "decoder."
         )
+    units = model.classifier_hidden or 0
+    require_values(model, "--model", {"classifier_hidden": (units >= 0, "of at least 0")})
+    if units and not model.sees_hypercolumns:
+        raise InputError(
+            f"--model.classifier-hidden {units} needs --model.classifier-features hypercolumn: the "
+            "layer is made of them."
+        )
     if not model.classifier_features.endswith("+pretrained"):
         return
     if not method.frozen:
@@ -109,10 +116,11 @@ def _require_batch_norm(train: TrainConfig) -> None:
 
 def resolve(config: RunConfig) -> RunConfig:
     """Replaces "auto" by what this machine and the method do, so that the saved configuration says what was run."""
-    model, train = config.model, config.train
+    model, train, method = config.model, config.train, make_method(config.method, config.options)
     if model.classifier_features == "auto":
-        wanted = make_method(config.method, config.options).classifier_features
-        model = dataclasses.replace(model, classifier_features=wanted)
+        model = dataclasses.replace(model, classifier_features=method.classifier_features)
+    if model.classifier_hidden is None:
+        model = dataclasses.replace(model, classifier_hidden=method.classifier_hidden if model.sees_hypercolumns else 0)
     if train.precision == "auto":
         train = dataclasses.replace(train, precision="bf16" if _multiplies_bf16() else "fp32")
     return dataclasses.replace(config, model=model, train=train)
