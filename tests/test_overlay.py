@@ -9,6 +9,7 @@ from css.report.overlay import (
     CONFUSED,
     INVENTED,
     MISSED,
+    UNCOUNTED,
     class_pixels,
     draw_errors,
     draw_overlay,
@@ -69,10 +70,10 @@ def test_errors():
 
 def test_error_map_has_a_colour_for_each_kind():
     truth, found = np.zeros((240, 320), np.uint8), np.zeros((240, 320), np.uint8)
-    truth[:80], found[80:160], truth[160:], found[160:] = 1, 1, 1, 2
+    truth[:80], found[80:160], truth[160:200], found[160:], truth[200:] = 1, 1, 1, 2, 255
     drawn = draw_errors(PHOTO, truth, found).astype(int)
-    for row, colour in ((40, MISSED), (120, INVENTED), (200, CONFUSED)):
-        nearest = min((MISSED, INVENTED, CONFUSED), key=lambda c: np.abs(drawn[row, 160] - np.array(c)).sum())
+    for row, colour in ((40, MISSED), (120, INVENTED), (180, CONFUSED), (220, UNCOUNTED)):
+        nearest = min((MISSED, INVENTED, CONFUSED, UNCOUNTED), key=lambda c: np.abs(drawn[row, 160] - np.array(c)).sum())
         assert nearest == colour
 
 
@@ -92,17 +93,19 @@ def test_examples_are_the_best_the_median_the_worst_and_what_lost():
     nan = np.nan
     iou = np.array([[0.9, 0.5, nan], [0.9, 0.9, nan], [0.9, nan, 0.1], [0.9, 0.3, 0.3], [0.8, nan, nan]])
     missed = np.array([[0, 5, 0], [0, 1, 0], [0, 0, 7], [0, 9, 3], [4, 0, 0]])
-    best, median, worst, lost = choose_examples(iou, missed, [1])
+    counted = np.full(5, 9)
+    best, median, worst, lost = choose_examples(iou, missed, counted, [1])
     assert (best.why, best.position, best.iou) == ("best", 1, 0.9), "by its objects, not by its background"
     assert median.position == 0 and worst.position == 2 and worst.iou == 0.1
     assert (lost.why, lost.position, lost.channel, lost.iou) == ("lost", 3, 1, 0.3)
     assert lost.facts([0, 7, 9]) == {"why": "lost", "iou": 0.3, "class_id": 7}
-    assert choose_examples(np.full((2, 3), nan), missed[:2], []) == []
+    assert choose_examples(np.full((2, 3), nan), missed[:2], np.zeros(2), []) == []
+    assert choose_examples(iou, missed, np.array([9, 4, 9, 9, 9]), [])[0].position == 4, "the best one is mostly void"
 
 
 def test_an_image_is_shown_twice_only_if_there_is_no_other():
     iou, missed = np.array([[0.9, 0.2], [0.9, 0.9]]), np.array([[0, 9], [0, 0]])
-    assert [example.position for example in choose_examples(iou, missed, [1])] == [1, 0, 0, 0]
+    assert [example.position for example in choose_examples(iou, missed, np.ones(2), [1])] == [1, 0, 0, 0]
 
 
 def test_channels_that_lost():

@@ -14,7 +14,7 @@ from PIL import Image
 from small_voc import css, run_arguments
 
 from css.predict.inputs import find_items
-from css.predict.outputs import Outputs
+from css.predict.outputs import Outputs, VideoWriter
 from css.predict.polygons import polygons
 from css.predict.run import predict_all
 from css.predict.view import View, best_channel, ramp, segment, starts
@@ -271,6 +271,17 @@ def test_video(tmp_path):
     capture = cv2.VideoCapture(str(tmp_path / "out" / "film_overlay.mp4"))
     assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 5 and capture.get(cv2.CAP_PROP_FPS) == 10
     assert len(list(csv.reader((tmp_path / "out" / "summary.csv").open()))) == 6
+
+
+def test_a_video_that_lacks_frames_is_not_left(tmp_path):
+    film = VideoWriter(tmp_path / "film.mp4", 10)
+    for _ in range(3):
+        film.write(scene(96, 128))
+    film.writer.release()
+    film.temporary.write_bytes(film.temporary.read_bytes()[:500])  # as on a full disk, of which OpenCV does not tell
+    with pytest.raises(InputError, match=r"film\.mp4 completely"):
+        film.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_video_without_frames(tmp_path):
