@@ -251,6 +251,15 @@ def test_an_output_that_cannot_be_written(tmp_path):
         predict_all(ByColour(), find_items([str(image)]), View(), outputs(tmp_path / "out", "ids"), skip=False)
 
 
+def test_a_disk_that_is_full(tmp_path, monkeypatch):
+    """OpenCV says it by its answer alone."""
+    image = write(tmp_path / "a.png", scene())
+    monkeypatch.setattr("cv2.imwrite", lambda *_: False)
+    with pytest.raises(InputError, match=r"a_overlay\.png: it cannot be written completely; free some space"):
+        predict_all(ByColour(), find_items([str(image)]), View(), outputs(tmp_path / "out", "overlay"), skip=False)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def video(path: Path, frames: int) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 10, (128, 96))

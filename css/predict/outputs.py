@@ -138,6 +138,8 @@ class VideoWriter:
 
 
 def _write_png(path: Path, pixels: np.ndarray) -> None:
-    encoded = cv2.imencode(".png", np.ascontiguousarray(pixels), _FAST)[1]
     with atomic(path) as temporary:
-        temporary.write_bytes(encoded.tobytes())
+        picture = temporary.with_suffix(".png")  # OpenCV asks for it, and needs no memory for a file as it does for bytes
+        if not cv2.imwrite(str(picture), np.ascontiguousarray(pixels), _FAST):
+            raise OSError("it cannot be written completely")
+        picture.replace(temporary)
