@@ -8,7 +8,7 @@ import torch
 from segmentation_models_pytorch.base.initialization import initialize_head
 from torch import Tensor, nn
 
-from css.config.options import require_values
+from css.config.options import not_negative, require_values
 from css.config.settings import RunConfig
 from css.losses import at_places, upsample
 from css.method.contract import Method
@@ -81,7 +81,7 @@ class Barm(Method):
         weights = [name for name in vars(self.options) if name.endswith("_weight")]
         require_values(self.options, self.flag, {
             "threshold": (0 <= self.options.threshold <= 1, "from 0 to 1"),
-            **{name: (0 <= getattr(self.options, name) < float("inf"), "of at least 0") for name in weights},
+            **not_negative(self.options, weights),
         })  # fmt: skip
 
     def first_task(self) -> str:

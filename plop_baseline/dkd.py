@@ -8,7 +8,7 @@ import torch
 from segmentation_models_pytorch.base.initialization import initialize_head
 from torch import Tensor, nn
 
-from css.config.options import require_values
+from css.config.options import not_negative, require_values
 from css.config.settings import RunConfig
 from css.losses import upsample
 from css.method.contract import Method
@@ -57,10 +57,8 @@ class Dkd(Method):
 
     def check(self, config: RunConfig) -> None:
         """Raises InputError for a negative weight."""
-        require_values(self.options, self.flag, {
-            name: (0 <= getattr(self.options, name) < float("inf"), "of at least 0")
-            for name in ("kd_weight", "part_weight", "pos_weight", "first_pos_weight")
-        })  # fmt: skip
+        weights = ("kd_weight", "part_weight", "pos_weight", "first_pos_weight")
+        require_values(self.options, self.flag, not_negative(self.options, weights))
 
     def first_task(self) -> str:
         """Cross-entropy, or binary cross-entropy with its weight of positives and an auxiliary row."""

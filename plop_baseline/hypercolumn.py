@@ -18,6 +18,7 @@ class HypercolumnMethod(Method):
 
     summary = "frozen network, classifiers on all its stages, aligned: no epochs"
     classifier_features = "hypercolumn"
+    classifier_hidden = 256
     segmentation_only = frozen = True
 
     def __init__(self, options: object = None) -> None:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Generic, cast
 import torch
 from torch import Tensor, nn
 
-from css.config.options import require_values
+from css.config.options import not_negative, require_values
 from css.config.settings import NoOptions, RunConfig
 from css.losses import upsample
 from css.method.contract import Method
@@ -51,9 +51,7 @@ class LabelGuided(Wrapper):
     def check(self, config: RunConfig) -> None:
         """Raises InputError for a negative weight or alpha."""
         super().check(config)
-        require_values(self.options, self.flag, {
-            name: (0 <= getattr(self.options, name) < float("inf"), "of at least 0") for name in ("weight", "alpha")
-        })  # fmt: skip
+        require_values(self.options, self.flag, not_negative(self.options, ("weight", "alpha")))
 
     def prepare(self, task: Task, model: Segmenter, teacher: Segmenter, trainer: Trainer) -> None:
         """As the base."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from css.config.options import require_values
+from css.config.options import not_negative, require_values
 from css.config.settings import RunConfig
 from css.losses import at_places, upsample
 from css.method.contract import Method
@@ -67,10 +67,8 @@ class Star(Method):
 
     def check(self, config: RunConfig) -> None:
         """Raises InputError for a negative weight."""
-        require_values(self.options, self.flag, {
-            name: (0 <= getattr(self.options, name) < float("inf"), "of at least 0")
-            for name in ("pos_weight", "distance_weight", "contrast_weight")
-        })  # fmt: skip
+        weights = ("pos_weight", "distance_weight", "contrast_weight")
+        require_values(self.options, self.flag, not_negative(self.options, weights))
 
     def first_task(self) -> str:
         """Cross-entropy, or binary cross-entropy with its weight of positives."""

@@ -36,7 +36,7 @@ def test_the_base_method_learns_first(run, data, monkeypatch):
     """Without the alignment at its end a task leaves what the base method alone leaves."""
     plain = ["--method", "finetune", "--task0", run]
     assert css(*run_arguments(data, run.parent, "aligned", "--method", "finetune+align", "--task0", run)).code == 0
-    monkeypatch.setattr("css.s2mf.alignment.set_classifiers", lambda model, weight, bias: None)
+    monkeypatch.setattr("css.s2mf.alignment.set_classifiers", lambda model, found: None)
     assert css(*run_arguments(data, run.parent, "unaligned", "--method", "finetune+align", "--task0", run)).code == 0
     assert css(*run_arguments(data, run.parent, "finetune", *plain)).code == 0
     unaligned, alone, aligned = (tensors_of(run.parent / name, 1) for name in ("unaligned", "finetune", "aligned"))
@@ -91,15 +91,15 @@ def test_killed(function, calls, run, data, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("dataset", "method", "words"),
+    ("dataset", "protocol", "method", "words"),
     [
-        ("voc", "joint+align", "joint training has a single one"),
-        ("voc", "plop+s2mf+align", "BASE+s2mf aligns by itself"),
-        ("shapes-cls", "finetune+align", "--method finetune+align"),
+        ("shapes", "15-1", "joint+align", "joint training has a single one"),
+        ("shapes", "15-1", "plop+s2mf+align", "BASE+s2mf aligns by itself"),
+        ("shapes-cls", "10-split", "finetune+align", "--method finetune+align"),
     ],
 )
-def test_where_it_makes_no_sense(dataset, method, words, tmp_path):
-    outcome = css("run", dataset, "10-split", "--method", method, "--runs", tmp_path / "runs")
+def test_where_it_makes_no_sense(dataset, protocol, method, words, tmp_path):
+    outcome = css("run", dataset, protocol, "--method", method, "--runs", tmp_path / "runs")
     assert outcome.code == 2 and words in outcome.complaint
     assert not (tmp_path / "runs").exists()
 

@@ -8,16 +8,19 @@ from small_shapes import first_model, make_trainer, second_task, small_stream
 from torch.nn import functional as F
 
 from css.losses import at_places
-from css.model.state import classifier_parameters, set_classifiers, snapshot
+from css.model.state import Classifiers, classifiers_of, set_classifiers, snapshot
 from css.s2mf import alignment
 from css.s2mf.alignment import Alignment, Seen, _answers, _rows, aligned, look
+from css.s2mf.hypercolumns import beside_hidden
 from css.s2mf.moments import FeatureMoments, Gaussians, fit_drift
 
 BACKGROUND, COW, SHEEP = range(3)
 MEANS = torch.tensor([[1.0, 1, 1, 1], [5, 1, 1, 1], [5, 4, 1, 1]])  # a sheep is a cow with something more
-TEACHER = torch.tensor([[-2.0, 0, 0, 0], [2, 0, 0, 0]]), torch.tensor([6.0, -6])  # a cow is what has much of the first
+TEACHER = Classifiers(
+    torch.tensor([[-2.0, 0, 0, 0], [2, 0, 0, 0]]), torch.tensor([6.0, -6])
+)  # a cow is what has much of the first
 # The new classifier answers to what sheep and cows have in common.
-GROWN = torch.tensor([[-2.0, 0, 0, 0], [2, 0, 0, 0], [4, 0, 0, 0]]), torch.tensor([6.0, -6, -6])
+GROWN = Classifiers(torch.tensor([[-2.0, 0, 0, 0], [2, 0, 0, 0], [4, 0, 0, 0]]), torch.tensor([6.0, -6, -6]))
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +49,7 @@ def seen(drift=lambda x: x, with_cows=False):
 
 
 def share_of_right_answers(classifiers, channel, drift=lambda x: x):
-    return (F.linear(drift(shown(channel)), *classifiers).argmax(1) == channel).float().mean()
+    return (classifiers.logits(drift(shown(channel))).argmax(1) == channel).float().mean()
 
 
 def test_what_was_never_seen_beside_the_new_class_is_known_again():
@@ -65,9 +68,9 @@ def test_old_classes_that_the_labels_call_background_stay_what_the_teacher_sees(
 
 def test_answers_of_the_teacher_are_kept_with_their_doubts():
     """Where the teacher gives 70 to 30, so does the aligned classifier; hard labels would give 100 to 0."""
-    teacher = torch.zeros(2, 4), torch.tensor([0.7, 0.3]).log()
+    teacher = Classifiers(torch.zeros(2, 4), torch.tensor([0.7, 0.3]).log())
     found = aligned(GROWN, teacher, gaussians(1000.0, 1000.0), seen(), torch.eye(5))
-    probabilities = F.linear(shown(COW), *found).softmax(1).mean(0)
+    probabilities = found.logits(shown(COW)).softmax(1).mean(0)
     torch.testing.assert_close(probabilities, torch.tensor([0.7, 0.3, 0.0]), atol=0.06, rtol=0)
 
 
@@ -78,7 +81,7 @@ def test_drawn_features_follow_the_features_of_the_new_model():
         return x[:, [2, 3, 0, 1]] + 1
 
     images = seen(swap, with_cows=True)
-    grown = swap(GROWN[0]) - 1, GROWN[1]
+    grown = Classifiers(swap(GROWN.weight) - 1, GROWN.bias)
     found = aligned(grown, TEACHER, gaussians(1000.0, 1000.0), images, fit_drift(images.before, images.after))
     assert all(share_of_right_answers(found, channel, swap) > 0.95 for channel in range(3))
     images = seen(swap)
@@ -111,19 +114,34 @@ def test_without_a_labelled_place_old_classes_are_drawn_all_the_same():
 
 def test_of_nothing_nothing_is_learnt():
     found = aligned(GROWN, TEACHER, gaussians(0.0, 0.0), nothing_seen(), torch.eye(5))
-    assert all(torch.equal(*pair) for pair in zip(found, GROWN, strict=True))
+    assert torch.equal(found.weight, GROWN.weight) and torch.equal(found.bias, GROWN.bias)
 
 
 @pytest.mark.parametrize("counts", [(0.0, 0.0), (0.01, 0.0)])
 def test_old_classes_that_are_never_drawn(counts):
     found = aligned(GROWN, TEACHER, gaussians(*counts), seen(), torch.eye(5))
     assert share_of_right_answers(found, SHEEP) > 0.97
-    assert all(value.isfinite().all() for value in found)
+    assert all(value.isfinite().all() for value in found.tensors().values())
 
 
 def test_a_process_that_saw_nothing_while_others_did():
     found = aligned(GROWN, TEACHER, gaussians(10.0, 10.0), nothing_seen()._replace(frequency=100), torch.eye(5))
-    assert all(value.isfinite().all() for value in found) and not torch.equal(found[0], GROWN[0])
+    assert all(value.isfinite().all() for value in found.tensors().values())
+    assert not torch.equal(found.weight, GROWN.weight)
+
+
+@pytest.mark.parametrize("units", [0, 32])
+def test_a_hidden_layer_learns_what_no_linear_classifier_can(units):
+    """The new class lies at two opposite corners of a square, the background at the others."""
+    corners = torch.tensor([[1.0, 1, 0, 0], [-1, -1, 0, 0], [1, -1, 0, 0], [-1, 1, 0, 0]])
+    features = corners.repeat_interleave(500, 0) + 0.3 * torch.randn(2000, 4)
+    labels = torch.tensor([BACKGROUND, SHEEP]).repeat_interleave(1000)
+    teacher = beside_hidden(TEACHER.weight, TEACHER.bias, units)
+    grown = teacher._replace(weight=teacher.weight[[0, 1, 0]], bias=teacher.bias[[0, 1, 0]])
+    found = aligned(grown, teacher, gaussians(0.0, 500.0), Seen(features, features, labels, 2000), None)
+    right = (found.logits(features).argmax(1) == labels).float().mean()
+    assert right > 0.97 if units else right < 0.8
+    assert share_of_right_answers(found, COW) > 0.95  # of which only drawn features say something
 
 
 # ---------------------------------------------------------------- in a task
@@ -170,10 +188,10 @@ def test_a_restart_goes_on_with_what_was_finished(stream, tmp_path):
     found.load_tensors(found.tensors())  # as it is after every task
     trainer = make_trainer(tmp_path / "second")
     found.align(task, model, teacher, trainer)
-    expected = classifier_parameters(model)
+    expected = classifiers_of(model).tensors()
     _, other, _ = second_task(stream)
     again.align(task, other, teacher, trainer)
-    assert all(torch.equal(*pair) for pair in zip(expected, classifier_parameters(other), strict=True))
+    assert all(torch.equal(value, expected[name]) for name, value in classifiers_of(other).tensors().items())
     assert torch.equal(found.moments.sums, again.moments.sums)
 
 
@@ -219,11 +237,11 @@ def test_tasks_of_void_alone(stream, tmp_path, monkeypatch, first_is_void):
     found, first = Alignment(), make_trainer(tmp_path / "first")
     found.finish(stream.task(0), teacher, void_only(first) if first_is_void else first)
     assert bool(found.moments.counts.any()) is not first_is_void
-    before = classifier_parameters(model)
+    before = classifiers_of(model).tensors()
     found.align(task, model, teacher, void_only(make_trainer(tmp_path / "second")))
-    changed = [not torch.equal(*pair) for pair in zip(before, classifier_parameters(model), strict=True)]
-    assert changed == [not first_is_void] * 2
-    assert all(value.isfinite().all() for value in classifier_parameters(model))
+    after = classifiers_of(model).tensors()
+    assert [not torch.equal(value, after[name]) for name, value in before.items()] == [not first_is_void] * 2
+    assert all(value.isfinite().all() for value in after.values())
     counts = found.moments.counts
     found.finish(task, model, void_only(make_trainer(tmp_path / "third")))
     assert torch.equal(found.moments.counts[:11], counts) and not found.moments.counts[11:].any()
@@ -267,10 +285,11 @@ def test_rows_and_labels_are_of_the_same_places():
 
 def test_classifiers_as_one_linear_layer(stream):
     _, model, _ = second_task(stream)
-    weight, bias = classifier_parameters(model)
+    found = classifiers_of(model)
+    weight, bias = found.weight, found.bias
     features = torch.randn(2, 256, 3, 3)
     expected = torch.cat([classify(features) for classify in model.classifiers], 1)
     torch.testing.assert_close(F.linear(features.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2), expected)
-    set_classifiers(model, 2 * weight, bias + 1)
+    set_classifiers(model, Classifiers(2 * weight, bias + 1))
     torch.testing.assert_close(model.classifiers[1].weight[:, :, 0, 0], 2 * weight[11:])
     torch.testing.assert_close(model.classifiers[0].bias, bias[:11] + 1)

@@ -104,7 +104,8 @@ def test_a_data_set_of_ones_own_says_what_its_labels_are(folder, monkeypatch):
 @pytest.mark.parametrize(
     "arguments",
     [["--help"], ["list"], ["--version"], ["run", "shapes", "15-1", "--no-such-option", "1"], ["run", "vco", "15-1"],
-     ["run", "shapes", "15-1", "--method", "plp"]],
+     ["run", "shapes", "15-1", "--method", "plp"], ["run", "shapes", "17-9"],
+     ["run", "voc", "15-1", "--data-root", "nowhere"]],
 )  # fmt: skip
 def test_pytorch_is_not_imported_for_it(arguments, tmp_path):
     program = (

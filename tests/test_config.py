@@ -111,7 +111,7 @@ def test_automatic_precision_is_what_the_hardware_does(monkeypatch, amx, avx512,
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
     assert resolve(small()).train.precision == expected
-    chosen = small(train={"precision": "fp16"}, model=ModelConfig(classifier_features="decoder"))
+    chosen = small(train={"precision": "fp16"}, model=ModelConfig(classifier_features="decoder", classifier_hidden=0))
     assert resolve(chosen) == chosen
 
 

@@ -9,7 +9,7 @@ from small_shapes import first_model, small_stream
 
 from css.model.hypercolumn import columns, fit_directions
 from css.model.segmenter import Segmenter
-from css.model.state import classifier_parameters, set_classifiers
+from css.model.state import Classifiers, classifiers_of, set_classifiers
 from css.s2mf.moments import extend
 
 WIDTHS = (5, 7, 4)
@@ -112,6 +112,27 @@ def test_a_network_begins_to_see_and_is_saved_and_loaded_bit_for_bit():
     assert model(images).logits.shape == (2, 12, 4, 6)
 
 
+@pytest.mark.parametrize("units", [0, 8])
+def test_classifiers_with_a_hidden_layer(units):
+    """As one function of features, and as layers of the network; loaded again from its state."""
+    model, images = first_model(small_stream()).eval(), torch.randn(4, 3, 64, 64)
+    x = extend(rows_of(model.column(images)).detach().double())
+    model.see(fit_directions(x.T @ x, model.column_widths, classifiers_of(model)[:2], 40), units)
+    with torch.no_grad():
+        output = model(images)
+        found = classifiers_of(model)
+        torch.testing.assert_close(
+            found.logits(rows_of([output.features])), rows_of([output.logits]), rtol=1e-4, atol=1e-4
+        )
+        assert found.weight.shape == (11, 40 + units) and len(found.tensors()) == (4 if units else 2)
+        other = first_model(small_stream()).eval()
+        other.load_state_dict(model.state_dict())
+        assert torch.equal(other(images).logits, output.logits)
+        if units:
+            set_classifiers(other, found._replace(hidden_bias=found.hidden_bias + 1))
+            assert not torch.allclose(other(images).logits, output.logits)
+
+
 def test_hypercolumns_are_as_exact_in_mixed_precision():
     model, images = seeing_model(), torch.randn(2, 3, 64, 64)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -139,11 +160,11 @@ def test_the_networks_own_answers_are_kept(kept):
     with torch.no_grad():
         logits = model(images).logits
         x = extend(rows_of(model.column(images)).double())
-    own = classifier_parameters(model)
+    own = classifiers_of(model)[:2]
     hypercolumn = fit_directions(x.T @ x, model.column_widths, own if kept else (own[0][:0], own[1][:0]), 40)
     hypercolumn.own_weight, hypercolumn.own_bias = own
     model.see(hypercolumn)
-    set_classifiers(model, *hypercolumn.own_classifier())
+    set_classifiers(model, Classifiers(*hypercolumn.own_classifier()))
     with torch.no_grad():
         error = (model(images).logits - logits).abs().max() / logits.std()
     assert (error < 1e-3) == kept
@@ -168,7 +189,7 @@ def test_a_pretrained_encoder_beside_the_trained_one():
     assert same == [True] * 3 + [False] * 4
     assert not any(parameter.requires_grad for parameter in model.pretrained.parameters())
     x = extend(rows_of(after).detach().double())
-    model.see(fit_directions(x.T @ x, widths, classifier_parameters(model), 40))
+    model.see(fit_directions(x.T @ x, widths, classifiers_of(model)[:2], 40))
     other = first_model(small_stream()).eval()
     other.load_state_dict(model.state_dict())
     assert torch.equal(other(images).logits, model(images).logits)

@@ -61,8 +61,7 @@ def _views(task: Task, model: Segmenter, trainer: Trainer) -> dict[str, Segmente
     decoder, columns = copy.deepcopy(model), copy.deepcopy(model)
     decoder.hypercolumn = None
     decoder.classifiers = nn.ModuleList([nn.Conv2d(FEATURES, 1, 1)])  # any, until one is fitted
-    if columns.hypercolumn is None:
-        columns.see(fit_hypercolumn(task, model, trainer))
+    columns.see(columns.hypercolumn or fit_hypercolumn(task, model, trainer))  # with classifiers that see it alone
     return {"decoder": decoder, "hypercolumn": columns}
 
 

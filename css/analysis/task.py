@@ -16,7 +16,7 @@ from css.dream.draw import class_palette, draw_dreams
 from css.kinds.choice import kind_of
 from css.losses import upsample
 from css.model.segmenter import Segmenter
-from css.model.state import State, load_state, set_classifiers, snapshot
+from css.model.state import Classifiers, State, load_state, set_classifiers, snapshot
 from css.report.results import read_results
 from css.report.text import markdown, percent
 from css.run.folder import task_folder
@@ -49,7 +49,7 @@ class Analysis:
         self.home, self.name = run / "analysis", f"task_{task.index}"
         self.kept, _ = load_tensors(task_folder(run, task.index) / MODELS_FILE)
         self.aligned = snapshot(fused)
-        set_classifiers(fused, **part(self.kept, "unaligned"))
+        set_classifiers(fused, Classifiers(**part(self.kept, "unaligned")))
         self.models = self._models()
 
     def measure(self, images: int, judge: Segmenter | None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import tyro
 from css.cli.arguments import WANTS_HELP, value_of
 from css.config.methods import require_known
 from css.config.settings import NoOptions, RunConfig
-from tasks.datasets.registry import find_dataset, full_name
+from tasks.datasets.registry import find_dataset, full_name, open_source, place_of, split_of
 from tasks.errors import InputError
 
 
@@ -43,7 +43,7 @@ def parse_run(arguments: list[str]) -> RunConfig[Any]:
     if method := value_of("--method", arguments):
         require_known(method)
     if not wants_help:
-        _require_known_options(arguments)
+        _require_fit(_known_settings(arguments))
     from css.method.registry import options_type
     from css.run.presets import preset
 
@@ -54,10 +54,20 @@ def parse_run(arguments: list[str]) -> RunConfig[Any]:
     )  # fmt: skip
 
 
-def _require_known_options(arguments: list[str]) -> None:
-    """Ends the program for an option that no method has, before PyTorch is imported to ask one for its own."""
+def _known_settings(arguments: list[str]) -> RunConfig[Any]:
+    """The settings that every method has, before PyTorch is imported to ask one for its own.
+
+    Ends the program for an option that no method has.
+    """
     parser: Any = RunConfig[NoOptions]
-    _, unknown = tyro.cli(parser, args=arguments, prog="css run", return_unknown_args=True)
+    config, unknown = tyro.cli(parser, args=arguments, prog="css run", return_unknown_args=True)
     if unknown and unknown[0].startswith("--") and not unknown[0].startswith("--options."):
         tyro.cli(parser, args=[*arguments[:2], *unknown], prog="css run")
         sys.exit(2)
+    return config
+
+
+def _require_fit(config: RunConfig[Any]) -> None:
+    """Raises InputError if the data are not there or the protocol does not fit them, before PyTorch is imported."""
+    source = open_source(config.dataset, place_of(config.dataset, config.data_root))
+    split_of(config.dataset)(config.protocol, len(config.classes or source.class_names[1:]))

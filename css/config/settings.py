@@ -34,6 +34,9 @@ class ModelConfig:
     """What the classifiers see from the end of the first task on: the decoder's features, or hypercolumns: the last
     stages and the decoder on directions that are fitted then, and stay; with +pretrained also the last stages of the
     encoder as it was before the first task. auto is what the method is made for."""
+    classifier_hidden: int | None = field(default=None, metadata={**LATER, "before": 0})
+    """Units of a hidden layer between hypercolumns and classifiers, beside the straight way; 0 for none. None is what
+    the method is made for."""
 
     @property
     def sees_hypercolumns(self) -> bool:

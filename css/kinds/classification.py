@@ -1,6 +1,5 @@
 """Task-incremental classification: a label per image, a head per task, no background."""
 
-from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -13,7 +12,7 @@ from css.losses import kl_divergence
 from css.model.classifier import Classifier, width_of
 from css.model.encoder_weights import IMAGENET
 from css.model.segmenter import Segmenter
-from tasks import InputError, split_evenly
+from tasks import InputError
 from tasks.batches import Transform
 from tasks.views import PaddedCrop, Resized
 
@@ -44,10 +43,6 @@ class Classification(Kind):
             raise InputError("--evaluation whole is for label maps; images with one label are tested whole anyway.")
         if config.model.encoder_weights != "none":
             raise InputError("--model.encoder-weights must be none: there are none for the networks of image labels.")
-
-    def split(self, protocol: str, num_classes: int, order: Sequence[int]) -> list[list[int]]:
-        """As `tasks.split_evenly`."""
-        return split_evenly(protocol, num_classes, order)
 
     def build(self, config: RunConfig, groups: list[list[int]], pretrained: bool = True) -> Segmenter:
         """A network with a head for every group."""

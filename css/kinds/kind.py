@@ -1,7 +1,6 @@
 """What the learner asks of a data set's kind of labels: does a pixel or an image carry them?"""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import ClassVar
 
 from torch import Tensor
@@ -25,10 +24,6 @@ class Kind(ABC):
     @abstractmethod
     def check(self, config: RunConfig, segmentation_only: bool) -> None:
         """Raises InputError for a setting that makes no sense here, or a method that is for segmentation only."""
-
-    @abstractmethod
-    def split(self, protocol: str, num_classes: int, order: Sequence[int]) -> list[list[int]]:
-        """Raw class ids of every task."""
 
     @abstractmethod
     def build(self, config: RunConfig, groups: list[list[int]], pretrained: bool = True) -> Segmenter:

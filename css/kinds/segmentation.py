@@ -1,7 +1,5 @@
 """Segmentation: a label per pixel, and a background that all else belongs to."""
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
 from css.config.settings import RunConfig
@@ -10,7 +8,6 @@ from css.kinds.kind import Kind
 from css.losses import background_kl, upsample
 from css.model.foreign import Foreign, is_foreign
 from css.model.segmenter import Segmenter
-from tasks import split_classes
 from tasks.batches import Transform
 from tasks.source import BACKGROUND
 from tasks.views import CentreCrop, RandomCrop, WholeImage
@@ -24,10 +21,6 @@ class Segmentation(Kind):
 
     def check(self, config: RunConfig, segmentation_only: bool) -> None:
         """Everything works."""
-
-    def split(self, protocol: str, num_classes: int, order: Sequence[int]) -> list[list[int]]:
-        """As `tasks.split_classes`."""
-        return split_classes(protocol, num_classes, order)
 
     def build(self, config: RunConfig, groups: list[list[int]], pretrained: bool = True) -> Segmenter:
         """DeepLabV3, or a network of another library; `groups` make no difference to it before it grows."""

@@ -30,6 +30,7 @@ class Method:
     train_settings: ClassVar[Mapping[str, Any]] = {}  # defaults of --train, where the method has its own
     joint: ClassVar[bool] = False  # learn all classes in one single task
     classifier_features: ClassifierFeatures = "decoder"  # what --model.classifier-features auto means: or "hypercolumn"
+    classifier_hidden: int = 0  # units between hypercolumns and classifiers, if --model.classifier-hidden says nothing
     segmentation_only: bool = False  # needs a background class, or logits that are no log-probabilities
     linear: bool = True  # all classifiers are 1x1 convolutions of the features, which others may train once more
     frozen: bool = False  # later tasks train classifiers alone, on features that stay as they are

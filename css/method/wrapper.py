@@ -37,7 +37,7 @@ class Wrapper(Method):
         self.base = base
         self.segmentation_only = type(self).segmentation_only or base.segmentation_only
         self.linear, self.own_head, self.frozen = base.linear, base.own_head, base.frozen
-        self.classifier_features = base.classifier_features
+        self.classifier_features, self.classifier_hidden = base.classifier_features, base.classifier_hidden
 
     def require_base(self, base: Method) -> None:
         """Raises InputError for a base that this wrapper cannot go around."""

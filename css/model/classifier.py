@@ -29,6 +29,7 @@ class Classifier(nn.Module):
 
     pixel_mean: torch.Tensor
     pixel_std: torch.Tensor
+    hidden: None = None  # its heads see the features alone
 
     def __init__(
         self, encoder: str, groups: Sequence[Sequence[int]], mean: Sequence[float], std: Sequence[float]

@@ -42,7 +42,7 @@ class Foreign(Segmenter):
     def __init__(self, architecture: str) -> None:
         nn.Module.__init__(self)  # not a Segmenter's: no encoder and no decoder of ours
         self.body: _Body = _Smp(architecture) if architecture.startswith(SMP) else _torchvision(architecture)
-        self.hypercolumn = self.pretrained = None
+        self.hypercolumn = self.hidden = self.pretrained = None
         self.classifiers = nn.ModuleList()
         self.classes = []
         for name, values in zip(("pixel_mean", "pixel_std"), self.body.statistics, strict=True):

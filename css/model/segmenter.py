@@ -58,6 +58,7 @@ class Segmenter(nn.Module):
         skip_taps_in_padding(self.decoder)
         self.pretrained: nn.Module | None = None  # else the encoder as it was before the first task
         self.hypercolumn: Hypercolumn | None = None  # else what the classifiers see, in place of the decoder's features
+        self.hidden: nn.Conv2d | None = None  # else a layer of it whose units they see, too
         self.classifiers = nn.ModuleList()
         self.head: nn.Module = SharedFeatures()
         self.classes: list[int] = []  # raw class id of every output channel
@@ -82,6 +83,8 @@ class Segmenter(nn.Module):
         """Logits (B, C, h, w) of features (B, D, h, w), where all classifiers see the same ones."""
         exact = self.hypercolumn is not None  # hypercolumns are float32: no rounding to half precision
         with torch.autocast(features.device.type, enabled=False) if exact else contextlib.nullcontext():
+            if self.hidden is not None:
+                features = torch.cat([features, self.hidden(features).relu()], dim=1)
             return torch.cat([classify(features) for classify in self.classifiers], dim=1)
 
     def column(self, images: torch.Tensor) -> list[torch.Tensor]:
@@ -154,19 +157,23 @@ class Segmenter(nn.Module):
             self.pretrained.eval()
         return self
 
-    def see(self, hypercolumn: Hypercolumn) -> None:
-        """From now on the classifiers see hypercolumns: new ones, which must still be set."""
-        self.hypercolumn = hypercolumn.to(self.pixel_mean.device)
+    def see(self, hypercolumn: Hypercolumn, hidden: int = 0) -> None:
+        """From now on the classifiers see hypercolumns, and so many units of a layer on them if any.
+
+        New classifiers and a new layer, which must still be set.
+        """
+        self.hypercolumn = hypercolumn
+        self.hidden = nn.Conv2d(hypercolumn.width, hidden, 1) if hidden else None
         sizes = [cast("nn.Conv2d", classifier).out_channels for classifier in self.classifiers]
-        self.classifiers = nn.ModuleList(nn.Conv2d(hypercolumn.width, size, 1) for size in sizes)
-        self.classifiers.to(self.pixel_mean.device).to(memory_format=torch.channels_last)
+        self.classifiers = nn.ModuleList(nn.Conv2d(hypercolumn.width + hidden, size, 1) for size in sizes)
+        self.to(self.pixel_mean.device).to(memory_format=torch.channels_last)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As of every network; one that sees the decoder's features sees hypercolumns if the state does."""
         if self.pretrained is None and any(name.startswith("pretrained.") for name in state_dict):
             self.keep_pretrained()
         if self.hypercolumn is None and (hypercolumn := Hypercolumn.from_state(state_dict, "hypercolumn.")):
-            self.see(hypercolumn)
+            self.see(hypercolumn, len(state_dict.get("hidden.bias", ())))
         return super().load_state_dict(state_dict, strict, assign)
 
     def frozen(self) -> "Segmenter":

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from css.model.segmenter import Segmenter
 
@@ -23,16 +24,41 @@ def load_state(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
     torch.clear_autocast_cache()
 
 
-def classifier_parameters(model: Segmenter) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight (channels, D) and bias (channels,) of the classifiers of all tasks, as of one linear layer, on CPU."""
+class Classifiers(NamedTuple):
+    """The classifiers of all tasks as one layer, and the hidden one before them if there is one."""
+
+    weight: Tensor  # (channels, D), with a hidden layer (channels, D + units)
+    bias: Tensor  # (channels,)
+    hidden_weight: Tensor | None = None  # (units, D)
+    hidden_bias: Tensor | None = None  # (units,)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """(N, channels) of features (N, D)."""
+        if self.hidden_weight is not None:
+            features = torch.cat([features, F.linear(features, self.hidden_weight, self.hidden_bias).relu()], 1)
+        return F.linear(features, self.weight, self.bias)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """By name, those that there are."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
+
+
+def classifiers_of(model: Segmenter) -> Classifiers:
+    """Those of a network whose classifiers are linear, or have one hidden layer together, on CPU."""
     weight = torch.cat([classifier.weight for classifier in linear_classifiers(model)]).flatten(1)
-    bias = torch.cat([bias_of(classifier) for classifier in linear_classifiers(model)])
-    return weight.detach().cpu(), bias.detach().cpu()
+    parts = [weight, torch.cat([bias_of(classifier) for classifier in linear_classifiers(model)])]
+    if model.hidden is not None:
+        parts += [model.hidden.weight.flatten(1).clone(), bias_of(model.hidden).clone()]  # as torch.cat does
+    return Classifiers(*(part.detach().cpu() for part in parts))
 
 
 @torch.no_grad()
-def set_classifiers(model: Segmenter, weight: torch.Tensor, bias: torch.Tensor) -> None:
-    """Gives the classifiers what `classifier_parameters` returns."""
+def set_classifiers(model: Segmenter, found: Classifiers) -> None:
+    """Gives the network what `classifiers_of` returns."""
+    weight, bias, hidden_weight, hidden_bias = found
+    if model.hidden is not None and hidden_weight is not None and hidden_bias is not None:
+        model.hidden.weight.copy_(hidden_weight[:, :, None, None])
+        bias_of(model.hidden).copy_(hidden_bias)
     sizes = [classifier.out_channels for classifier in linear_classifiers(model)]
     for classifier, rows, offsets in zip(
         linear_classifiers(model), weight.split(sizes), bias.split(sizes), strict=True
@@ -43,9 +69,8 @@ def set_classifiers(model: Segmenter, weight: torch.Tensor, bias: torch.Tensor) 
 
 def restore_background(model: Segmenter, teacher: Segmenter) -> None:
     """The old classifiers as they were before the background made room for new classes: their logits the teacher's."""
-    _, bias = classifier_parameters(teacher)
-    weight, grown = classifier_parameters(model)
-    set_classifiers(model, weight, torch.cat([bias, grown[len(bias) :]]))
+    bias, found = classifiers_of(teacher).bias, classifiers_of(model)
+    set_classifiers(model, found._replace(bias=torch.cat([bias, found.bias[len(bias) :]])))
 
 
 def linear_classifiers(model: Segmenter) -> list[nn.Conv2d]:

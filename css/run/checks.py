@@ -1,12 +1,11 @@
 """Everything that a user can get wrong in the settings, said before anything is written."""
 
 import dataclasses
-import math
 from typing import Any
 
 import torch
 
-from css.config.options import require_values
+from css.config.options import not_negative, require_values
 from css.config.settings import ModelConfig, RunConfig, TrainConfig
 from css.kinds.choice import kind_of
 from css.method.contract import Method
@@ -48,6 +47,13 @@ def _require_features(model: ModelConfig, name: str, method: Method) -> None:
             f"{given} does not fit --method {name}, which has a head of its own on the decoder's maps; give auto or "
             "decoder."
         )
+    units = model.classifier_hidden or 0
+    require_values(model, "--model", {"classifier_hidden": (units >= 0, "of at least 0")})
+    if units and not model.sees_hypercolumns:
+        raise InputError(
+            f"--model.classifier-hidden {units} needs --model.classifier-features hypercolumn: the "
+            "layer is made of them."
+        )
     if not model.classifier_features.endswith("+pretrained"):
         return
     if not method.frozen:
@@ -72,9 +78,7 @@ def _require_ranges(train: TrainConfig) -> None:
     require(1, "later_epochs", "bn_group", optional=True)
     require(0, "lr", "later_lr", "momentum", "weight_decay")
     require(0, "classifier_lr", "batch_norm_lr", optional=True)
-    require_values(train.later_rates, "--train.later-rates", {
-        name: (0 <= value < math.inf, "of at least 0") for name, value in vars(train.later_rates).items()
-    })  # fmt: skip
+    require_values(train.later_rates, "--train.later-rates", not_negative(train.later_rates, vars(train.later_rates)))
     if not all(0 < point < 1 for point in train.halve_at or ()):
         raise InputError("--train.halve-at must hold shares of the epochs between 0 and 1, for example 0.5.")
     if train.crop < 32 or train.crop % 16:
@@ -112,10 +116,11 @@ def _require_batch_norm(train: TrainConfig) -> None:
 
 def resolve(config: RunConfig) -> RunConfig:
     """Replaces "auto" by what this machine and the method do, so that the saved configuration says what was run."""
-    model, train = config.model, config.train
+    model, train, method = config.model, config.train, make_method(config.method, config.options)
     if model.classifier_features == "auto":
-        wanted = make_method(config.method, config.options).classifier_features
-        model = dataclasses.replace(model, classifier_features=wanted)
+        model = dataclasses.replace(model, classifier_features=method.classifier_features)
+    if model.classifier_hidden is None:
+        model = dataclasses.replace(model, classifier_hidden=method.classifier_hidden if model.sees_hypercolumns else 0)
     if train.precision == "auto":
         train = dataclasses.replace(train, precision="bf16" if _multiplies_bf16() else "fp32")
     return dataclasses.replace(config, model=model, train=train)

@@ -38,13 +38,15 @@ def borrowed_first_task(config: RunConfig, task: Task) -> dict[str, torch.Tensor
         reasons.append(f"{config.method} here needs a first task learnt with {wanted}, and that one was with {found}")
     if reasons:
         raise InputError(f"--task0 {run} does not fit this run: {'; '.join(reasons)}.")
-    same = theirs["model"].get("classifier_features") == config.model.classifier_features
+    model = config.model
+    seen = theirs["model"].get("classifier_features"), theirs["model"].get("classifier_hidden", 0)
+    same = seen == (model.classifier_features, model.classifier_hidden)
     return tensors if same else _without_hypercolumns(tensors)
 
 
 def _without_hypercolumns(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The network with the classifier that it was trained with, even if that has come to see hypercolumns."""
-    added = ("model.hypercolumn.", "model.pretrained.")
+    added = ("model.hypercolumn.", "model.hidden.", "model.pretrained.")
     kept = {name: value for name, value in tensors.items() if not name.startswith(added)}
     if "model.hypercolumn.own_weight" in tensors:
         kept["model.classifiers.0.weight"] = tensors["model.hypercolumn.own_weight"][:, :, None, None]

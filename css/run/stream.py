@@ -3,9 +3,8 @@
 from typing import Any
 
 from css.config.settings import RunConfig
-from css.kinds.choice import kind_of
 from tasks import Stream
-from tasks.datasets.registry import open_source, place_of
+from tasks.datasets.registry import open_source, place_of, split_of
 from tasks.renamed import Renamed
 from tasks.source import Source
 
@@ -19,7 +18,7 @@ def make_stream(config: RunConfig) -> Stream:
     """The stream of a configuration. Raises InputError for missing data or a protocol that does not fit it."""
     return Stream.cut(
         make_source(config), config.protocol, config.classes, config.order,
-        kind_of(config.dataset).split, setting=config.setting, future=config.future, void=config.void,
+        split_of(config.dataset), setting=config.setting, future=config.future, void=config.void,
     )  # fmt: skip
 
 

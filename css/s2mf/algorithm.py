@@ -21,7 +21,7 @@ from css.kinds.kind import Kind
 from css.method.contract import Method
 from css.method.wrapper import BaseT
 from css.model.segmenter import Segmenter
-from css.model.state import State, classifier_parameters, load_state, snapshot
+from css.model.state import State, classifiers_of, load_state, snapshot
 from css.s2mf.alignment import Alignment
 from css.s2mf.slow import SlowModel, SlowOptions, divide_epochs
 from css.system.tensors import part, prefixed, save_tensors
@@ -127,9 +127,8 @@ class Split2MetaFusion(SlowModel):
         with trainer.autocast():
             fused = trainer.once("fusion", lambda: self._fuse(task, model, slow, fast, teacher, old, new, trainer))
         model.load_state_dict(part(fused, "state"))
-        weight, bias = classifier_parameters(model)  # before they are aligned
         self.kept = prefixed(slow=slow, fast=fast, old=_tensors(old), new=_tensors(new))
-        self.kept |= prefixed(unaligned={"weight": weight, "bias": bias})
+        self.kept |= prefixed(unaligned=classifiers_of(model).tensors())  # before they are aligned
         self.kept |= {name: value for name, value in fused.items() if not name.startswith("state.")}
 
     @property

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from css.losses import at_places
 from css.model.output import Output
 from css.model.segmenter import Head, Segmenter
-from css.model.state import classifier_parameters, evaluating, set_classifiers
+from css.model.state import Classifiers, classifiers_of, evaluating, set_classifiers
 from css.s2mf.moments import FeatureMoments, Gaussians, extend, fit_drift
 from css.training.trainer import Trainer
 from css.training.views import FeatureViews
@@ -26,12 +26,12 @@ from tasks import Task
 from tasks.source import BACKGROUND, VOID
 
 STEPS = 600
-BATCH = 4096  # features per step
+BATCH = 4096  # features per step;
+HIDDEN_BATCH = 2048  # with a hidden layer, for a third of its time
 POOL = 50_000  # features drawn for old classes
 LR = 0.01  # of Adam, falling to 0 linearly
 MOST = 200_000  # features of a task's images that are kept in memory, about
 
-Linear = tuple[Tensor, Tensor]  # weight (channels, D), bias (channels,)
 Maps = tuple[Tensor, Tensor, Tensor]  # features (B, D, h, w) in the previous and in the new model, labels (B, H, W)
 
 
@@ -62,14 +62,15 @@ class Alignment:
         def compute() -> dict[str, Tensor]:
             seen = self._look(task, model, teacher, trainer)
             drift = {} if self.frozen else {"drift": fit_drift(seen.before, seen.after)}
-            old, new = classifier_parameters(teacher), classifier_parameters(model)
-            weight, bias = aligned(new, old, self.moments.gaussians(model.lowest), seen, drift.get("drift"))
-            return {"weight": weight, "bias": bias, **drift}
+            old, new = classifiers_of(teacher), classifiers_of(model)
+            found = aligned(new, old, self.moments.gaussians(model.lowest), seen, drift.get("drift"))
+            return {**found.tensors(), **drift}
 
         found = trainer.once("alignment", compute)
-        set_classifiers(model, found["weight"], found["bias"])
-        if not self.frozen:
-            self.moments = self.moments.moved(found["drift"])
+        drift = found.pop("drift", None)
+        set_classifiers(model, Classifiers(**found))
+        if drift is not None:
+            self.moments = self.moments.moved(drift)
 
     def finish(self, task: Task, model: Segmenter, trainer: Trainer) -> None:
         """The features of this task's images join those of the earlier ones."""
@@ -112,26 +113,27 @@ class Alignment:
         self.moments = FeatureMoments.unpacked(tensors["sums"])
 
 
-def aligned(new: Linear, teacher: Linear, old: Gaussians, seen: Seen, drift: Tensor | None) -> Linear:
+def aligned(new: Classifiers, teacher: Classifiers, old: Gaussians, seen: Seen, drift: Tensor | None) -> Classifiers:
     """The classifiers `new`, trained on features of old classes and of this task, as frequent as in all images.
 
     Cross-entropy to the answers of `teacher`, the classifiers of the previous model; to the label for new classes.
     A task that showed no labelled place leaves drawn features alone; if there are none either, nothing is learnt.
     `drift` as of `fit_drift`, or None where the network has not changed.
     """
-    known, channels = len(teacher[0]), len(new[0])
-    number = _fresh(seen.frequency if len(seen.labels) else 0, old.counts.sum().item())
+    known, channels = len(teacher.bias), len(new.bias)
+    batch = batch_for(new)
+    number = _fresh(seen.frequency if len(seen.labels) else 0, old.counts.sum().item(), batch)
     if number is None:
         return new
 
     def answers(features: Tensor) -> Tensor:
-        return F.pad(F.linear(features, *teacher).softmax(1), (0, channels - known))
+        return F.pad(teacher.logits(features).softmax(1), (0, channels - known))
 
-    drawn = old.sample(POOL if number < BATCH else 0)
+    drawn = old.sample(POOL if number < batch else 0)
     carried = drawn if drift is None else (extend(drawn) @ drift[:-1].float().T).clamp(min=old.lowest)
     targets, fresh = answers(seen.before), seen.labels >= known
     targets[fresh] = F.one_hot(seen.labels[fresh], channels).to(targets)
-    return train(new, [Rows(seen.after, targets, number), Rows(carried, answers(drawn), BATCH - number)])
+    return train(new, [Rows(seen.after, targets, number), Rows(carried, answers(drawn), batch - number)])
 
 
 class Rows(NamedTuple):
@@ -142,10 +144,10 @@ class Rows(NamedTuple):
     number: int  # 0 where there are none
 
 
-def train(start: Linear, parts: Sequence[Rows]) -> Linear:
+def train(start: Classifiers, parts: Sequence[Rows]) -> Classifiers:
     """The classifiers `start` after STEPS steps of Adam on the cross-entropy, by random rows of every part."""
-    weight, bias = (values.clone().requires_grad_() for values in start)
-    optimizer = torch.optim.Adam([weight, bias], LR)
+    found = Classifiers(**{name: value.clone().requires_grad_() for name, value in start.tensors().items()})
+    optimizer = torch.optim.Adam(found.tensors().values(), LR)
     numbers = [part.number for part in parts]
     features, targets = (like.new_empty(sum(numbers), like.shape[1]) for like in (parts[0].features, parts[0].targets))
     places = list(zip(parts, features.split(numbers), targets.split(numbers), strict=True))  # filled anew in every step
@@ -155,18 +157,23 @@ def train(start: Linear, parts: Sequence[Rows]) -> Linear:
             rows = torch.randint(max(1, len(part.features)), (part.number,))
             torch.index_select(part.features, 0, rows, out=some_features)
             torch.index_select(part.targets, 0, rows, out=some_targets)
-        loss = F.cross_entropy(F.linear(features, weight, bias), targets)
+        loss = F.cross_entropy(found.logits(features), targets)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return weight.detach(), bias.detach()
+    return Classifiers(**{name: value.detach() for name, value in found.tensors().items()})
 
 
-def _fresh(seen: int, drawn: float) -> int | None:
+def batch_for(classifiers: Classifiers) -> int:
+    """Features per step of their training."""
+    return BATCH if classifiers.hidden_weight is None else HIDDEN_BATCH
+
+
+def _fresh(seen: int, drawn: float, batch: int) -> int | None:
     """How many features of a batch are of the task's places, by the numbers of both; None if there are none at all."""
     if not seen + drawn:
         return None
-    return min(BATCH, max(1, round(seen / (seen + drawn) * BATCH))) if seen else 0
+    return min(batch, max(1, round(seen / (seen + drawn) * batch))) if seen else 0
 
 
 @torch.no_grad()

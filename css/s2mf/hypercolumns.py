@@ -1,14 +1,14 @@
 """A network begins to see hypercolumns: when its first task ends, directions and the first classifier are fitted."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from css.config.settings import RunConfig
 from css.model.hypercolumn import COMPONENTS, Hypercolumn, columns, fit_directions
 from css.model.segmenter import Segmenter
-from css.model.state import classifier_parameters, evaluating, set_classifiers
-from css.s2mf.alignment import BATCH, Rows, look, train
+from css.model.state import Classifiers, classifiers_of, evaluating, set_classifiers
+from css.s2mf.alignment import Rows, batch_for, look, train
 from css.s2mf.moments import extend
 from css.training.trainer import Trainer
 from tasks import InputError, Task
@@ -26,18 +26,25 @@ def see_hypercolumns(task: Task, model: Segmenter, trainer: Trainer) -> None:
         model.keep_pretrained(trainer.config.model.encoder_weights)
     found = trainer.once("directions", lambda: dict(fit_hypercolumn(task, model, trainer).state_dict()))
     hypercolumn = Hypercolumn(**found)
-    start = hypercolumn.own_classifier()
-    model.see(hypercolumn)
-    set_classifiers(model, *start)
+    weight, bias = hypercolumn.own_classifier()
+    units = trainer.config.model.classifier_hidden or 0
+    model.see(hypercolumn, units)
 
     def compute() -> dict[str, Tensor]:
         seen = look(task, model, None, trainer)
-        targets = F.one_hot(seen.labels, len(start[0])).float()
-        weight, bias = train(start, [Rows(seen.after, targets, BATCH)])
-        return {"weight": weight, "bias": bias}
+        targets = F.one_hot(seen.labels, len(bias)).float()
+        start = beside_hidden(weight, bias, units)
+        return train(start, [Rows(seen.after, targets, batch_for(start))]).tensors()
 
-    found = trainer.once("first classifier", compute)
-    set_classifiers(model, found["weight"], found["bias"])
+    set_classifiers(model, Classifiers(**trainer.once("first classifier", compute)))
+
+
+def beside_hidden(weight: Tensor, bias: Tensor, units: int) -> Classifiers:
+    """A linear classifier (N, k), (N,), and a random hidden layer of so many units that adds nothing to it yet."""
+    if not units:
+        return Classifiers(weight, bias)
+    layer = nn.Linear(weight.shape[1], units)
+    return Classifiers(F.pad(weight, (0, units)), bias, layer.weight.detach(), layer.bias.detach())
 
 
 def require_places(config: RunConfig, task: Task, model: Segmenter) -> None:
@@ -66,4 +73,5 @@ def fit_hypercolumn(task: Task, model: Segmenter, trainer: Trainer) -> Hypercolu
         chosen = extend(found[torch.randperm(len(found))[:quota].to(found.device)])
         sums += (chosen.T @ chosen).cpu()  # float32 within a batch: double would take longer than the network
     sums = trainer.processes.sum(sums)
-    return fit_directions(sums, model.column_widths, classifier_parameters(model), COMPONENTS)
+    own = classifiers_of(model)
+    return fit_directions(sums, model.column_widths, (own.weight, own.bias), COMPONENTS)

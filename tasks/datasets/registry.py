@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from tasks.errors import InputError, nearest
+from tasks.protocol import split_classes, split_evenly
 from tasks.source import Source
 
 FOLDER, DATA_FILE = "tasks.folder.source:Folder", "data.yaml"
@@ -128,6 +129,14 @@ def place_of(name: str, given: Path | None) -> Path:
 def labels_of(name: str) -> LabelKind:
     """Whether pixels or images carry the labels of a data set. Raises InputError for an unknown one."""
     return find_dataset(name).label_kind
+
+
+def split_of(name: str) -> Callable[..., list[list[int]]]:
+    """What makes the groups of classes of a protocol: `split_classes`, or `split_evenly` where images have labels.
+
+    Raises InputError for an unknown data set.
+    """
+    return split_classes if labels_of(name) == "pixels" else split_evenly
 
 
 def data_root(given: Path | None) -> Path:
