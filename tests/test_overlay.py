@@ -73,7 +73,9 @@ def test_error_map_has_a_colour_for_each_kind():
     truth[:80], found[80:160], truth[160:200], found[160:], truth[200:] = 1, 1, 1, 2, 255
     drawn = draw_errors(PHOTO, truth, found).astype(int)
     for row, colour in ((40, MISSED), (120, INVENTED), (180, CONFUSED), (220, UNCOUNTED)):
-        nearest = min((MISSED, INVENTED, CONFUSED, UNCOUNTED), key=lambda c: np.abs(drawn[row, 160] - np.array(c)).sum())
+        nearest = min(
+            (MISSED, INVENTED, CONFUSED, UNCOUNTED), key=lambda c: np.abs(drawn[row, 160] - np.array(c)).sum()
+        )
         assert nearest == colour
 
 

@@ -78,8 +78,9 @@ def test_a_class_without_truth_has_no_fate():
 def test_in_short_names_who_was_forgotten_and_why():
     scores, worst, second, poor = facts.in_short(results(), facts.class_fates(results()))
     assert "all classes 30.0 (20.0 without the background), old 50.0 (40.0" in scores and "new 25.0" in scores
-    assert worst.startswith(
-        "Forgotten most: dog, 73 % when learnt in task 0, 0 % now; its pixels are called cat (78 %, then 0 %), <cow> (2 "
+    assert worst == (
+        "Forgotten most: dog, 73 % when learnt in task 0, 0 % now; its pixels are called cat (78 %, then 0 %), <cow> "
+        "(2 %, then 0 %)."
     )
     assert second == (
         "Next: cat, 68 % when learnt in task 1, 49 % now; its pixels are called <cow> (5 %, then 0 %); wrongly called "

@@ -8,6 +8,9 @@ _SHARE = 1.0  # % of the pixels of a class: what is less is not said
 _MOST = 3  # other classes that are named
 
 
+Matrix = Sequence[Sequence[int]]
+
+
 class Mistaken(NamedTuple):
     """Pixels taken for another class, or of another class taken for this one, in % of this class's own pixels."""
 
@@ -52,17 +55,14 @@ def per_class(task: Mapping[str, Any]) -> list[float | None]:
 
 def class_fates(results: Mapping[str, Any]) -> list[Fate]:
     """Every class that is learnt, in the order of learning."""
-    tasks, names = results["tasks"], results["class_names"]
-    order = results["class_order"]
+    tasks, names, order = results["tasks"], results["class_names"], results["class_order"]
     known = list(accumulate(len(task["new_classes"]) for task in tasks))
     fates = []
     for place, class_id in enumerate(order[: known[-1]]):
         first = next(number for number, count in enumerate(known) if place < count)
         learnt, final = (_percent(per_class(tasks[number])[place]) for number in (first, -1))
-        now, then = ([], []), ([], [])
-        if "confusion" in tasks[-1]:
-            now, then = (_shares(tasks[number]["confusion"], place) for number in (-1, first))
-        went, came = (_most([names[c] for c in order], *sides) for sides in zip(now, then, strict=True))
+        then, now = (tasks[number].get("confusion") for number in (first, -1))
+        went, came = _mistaken(then, now, place, [names[c] for c in order])
         fates.append(Fate(class_id, names[class_id], tasks[first]["index"], learnt, final, went, came))
     return fates
 
@@ -156,7 +156,14 @@ def _named(head: str, others: Sequence[Mistaken]) -> str:
     return f"{head} {', '.join(shares)}" if others else ""
 
 
-def _shares(matrix: Sequence[Sequence[int]], place: int) -> tuple[list[float], list[float]]:
+def _mistaken(then: Matrix | None, now: Matrix | None, place: int, names: Sequence[str]) -> list[list[Mistaken]]:
+    """`went` and `came` of the class in this place, from confusion matrices (rows: the truth)."""
+    if then is None or now is None:
+        return [[], []]
+    return [_most(names, *sides) for sides in zip(_shares(now, place), _shares(then, place), strict=True)]
+
+
+def _shares(matrix: Matrix, place: int) -> tuple[list[float], list[float]]:
     """Row and column of a class in a confusion matrix (rows: the truth), in % of its own pixels; 0 for itself."""
     total = sum(matrix[place])
     pixels = matrix[place], [row[place] for row in matrix]

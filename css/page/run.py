@@ -57,8 +57,8 @@ def _task_rows(results: dict[str, Any]) -> list[dict[str, Any]]:
             "this task": _percent(found[-1]), "tasks so far": _percent(sum(found) / len(found))
         }  # fmt: skip
         rows.append({
-            "index": task["index"], "scores": scores, "seconds": training_seconds(task.get("seconds", {})), "train": task["train_images"],
-            "test": task["test_images"], "memory": task.get("peak_memory_mb"),
+            "index": task["index"], "scores": scores, "seconds": training_seconds(task.get("seconds", {})),
+            "train": task["train_images"], "test": task["test_images"], "memory": task.get("peak_memory_mb"),
             "classes": [results["class_names"][c] for c in task["new_classes"]],
         })  # fmt: skip
     return rows

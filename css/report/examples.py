@@ -24,14 +24,12 @@ class Example:
         return {"why": self.why, "iou": self.iou, **of_class}
 
 
-def choose_examples(
-    iou: np.ndarray, missed: np.ndarray, counted: np.ndarray, lost: Sequence[int]
-) -> list[Example]:
+def choose_examples(iou: np.ndarray, missed: np.ndarray, counted: np.ndarray, lost: Sequence[int]) -> list[Example]:
     """The best, the median and the worst image, and one for each of the classes that lost most.
 
     Images are ordered by the mean IoU over the objects in them (of the background where there is none); of a class that
-    lost, the image in which most pixels of it are missed is shown, one that is not shown already if there is one. Images
-    that are mostly void do not stand for their score, and are left out.
+    lost, the image in which most pixels of it are missed is shown, one that is not shown already if there is one. The
+    others are not chosen from images that are mostly void, which do not stand for their score.
 
     Args:
         iou: Of every class within every test image, (images, classes); NaN where the class is not in the truth.

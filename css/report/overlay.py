@@ -97,7 +97,7 @@ def errors(truth: np.ndarray, prediction: np.ndarray) -> Errors:
 
 
 def draw_errors(photo: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """The photograph in pale grey, errors in MISSED, INVENTED and CONFUSED, void almost UNCOUNTED, contours of the truth."""
+    """The photograph in pale grey, errors and void in the colours above, contours of the truth."""
     grey = cv2.cvtColor(cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     picture = cv2.addWeighted(grey, 0.55, np.full_like(grey, 255), 0.45, 0)
     regions = [*errors(truth, prediction), truth == VOID]

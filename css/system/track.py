@@ -82,7 +82,7 @@ class Wandb(Tracker):
 
 
 class Trackio(Wandb):
-    """A run of trackio, which has the functions of wandb: files in TRACKIO_DIR, by its own default in the home folder."""
+    """A run of trackio, which has the functions of wandb: in TRACKIO_DIR, by default in the home folder."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
         self.module = importlib.import_module("trackio")
