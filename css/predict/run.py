@@ -97,7 +97,7 @@ def _pixels(image: Image.Image) -> np.ndarray:
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     for top in range(0, image.height, _BAND):
         part = image.crop((0, top, image.width, min(top + _BAND, image.height)))
-        pixels[top : top + _BAND] = part
+        pixels[top : top + _BAND] = np.asarray(part)
     return pixels
 
 
