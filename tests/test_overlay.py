@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from css.report.examples import channels_that_lost, choose_examples
 from css.report.overlay import (
@@ -17,6 +18,7 @@ from css.report.overlay import (
     heading,
     legend,
 )
+from css.training.image_counts import ImageCounts
 from tasks.palette import vivid_palette
 
 PHOTO = np.random.default_rng(0).integers(60, 200, (240, 320, 3), dtype=np.uint8)
@@ -103,6 +105,12 @@ def test_examples_are_the_best_the_median_the_worst_and_what_lost():
     assert lost.facts([0, 7, 9]) == {"why": "lost", "iou": 0.3, "class_id": 7}
     assert choose_examples(np.full((2, 3), nan), missed[:2], np.zeros(2), []) == []
     assert choose_examples(iou, missed, np.array([9, 4, 9, 9, 9]), [])[0].position == 4, "the best one is mostly void"
+
+
+def test_void_is_not_counted():
+    counts, target = ImageCounts(2, 3), torch.tensor([[[0, 1], [255, 255]]])
+    counts.update([1], torch.zeros_like(target), target)
+    assert counts.counted().tolist() == [0, 2] and counts.missed().tolist() == [[0, 0, 0], [0, 1, 0]]
 
 
 def test_an_image_is_shown_twice_only_if_there_is_no_other():
