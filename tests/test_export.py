@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -95,6 +96,17 @@ def test_the_graph_is_the_network_as_predictions_see_it(size, model, run):
     assert any(isinstance(module, SparseTapConv2d) for module in model.modules()), (
         "the network itself keeps its shortcut"
     )
+
+
+@pytest.mark.parametrize("change", [lambda model: model, see_hypercolumns], ids=["decoder", "hypercolumns"])
+def test_weights_in_the_precision_of_the_run_change_nothing(change, run):
+    config = config_of(run)
+    config = replace(config, train=replace(config.train, precision="bf16"))
+    network = RunNetwork(change(random_model("tu-test_resnet")), config, [], [], Processes())
+    before = network.scores(drawn()[0])
+    assert (network.cast().scores(drawn()[0]) == before).all()
+    kinds = {value.dtype for name, value in network.model.named_parameters() if "conv" in name and value.ndim == 4}
+    assert kinds == {torch.bfloat16}
 
 
 @pytest.mark.usefixtures("quick")

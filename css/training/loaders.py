@@ -9,12 +9,12 @@ from torch.utils.data import DataLoader, Dataset
 from css.config.settings import RunConfig
 from css.system.processes import Processes
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def autocast(config: RunConfig, processes: Processes) -> torch.autocast:
     """The precision of forward passes, in training and in evaluation."""
-    dtype = _DTYPES[config.train.precision]
+    dtype = DTYPES[config.train.precision]
     return torch.autocast(processes.device.type, dtype, enabled=dtype is not torch.float32)
 
 
