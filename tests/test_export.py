@@ -76,7 +76,7 @@ def see_hypercolumns(model):
         maps = model.column(model.normalise(torch.from_numpy(drawn()[0].transpose(2, 0, 1)[None].copy())))
     rows = torch.cat([F.adaptive_avg_pool2d(m, maps[-1].shape[-2:]) for m in maps], 1).flatten(2)[0].T.double()
     x = F.pad(rows, (0, 1), value=1.0)
-    model.see(fit_directions(x.T @ x, model.column_widths, (torch.zeros(0, 256), torch.zeros(0)), 40))
+    model.see(fit_directions(x.T @ x, model.column_widths, (torch.zeros(0, 256), torch.zeros(0)), 40), hidden=16)
     torch.nn.init.normal_(model.classifiers[0].weight)
     return model.eval()
 

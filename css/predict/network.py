@@ -22,6 +22,7 @@ from tasks.palette import distinct_palette
 from tasks.source import VOID
 
 MULTIPLE = 16  # sides that a Segmenter takes
+_EXACT = ("classifiers", "hidden")  # parts that are computed in float32 where they see hypercolumns
 
 
 class Network(Protocol):
@@ -78,7 +79,7 @@ class RunNetwork:
         """
         for name, part in self.model.named_children():
             for module in part.modules():
-                if isinstance(module, nn.Conv2d) and name != "classifiers":  # these may be computed in float32
+                if isinstance(module, nn.Conv2d) and name not in _EXACT:
                     module.to(DTYPES[self.config.train.precision])
         return self
 
