@@ -3,8 +3,10 @@
     python benchmarks/predict_folder.py RUN --before CHECKOUT [--photos FOLDER] [--count 200] [--rounds 3]
     python benchmarks/predict_folder.py RUN --megapixels 100 [--tile 512]
 
-RUN is a run that both builds open (made by the older one). Without photographs of the user's, 500 x 375 pixels are
-drawn. Everything is included: start, decoding, the network, masks and overlays on disk. The builds take turns.
+RUN is a run that both builds open: made by the older one, or a newer one's without the settings in its config.yaml that
+the older one does not know (it names them; for 0.1 track, keep, classifier_features, later_rates, version). Without
+photographs of the user's, 500 x 375 pixels are drawn. Everything is included: start, decoding, the network, masks and
+overlays on disk. The builds take turns.
 """
 
 import argparse

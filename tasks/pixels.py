@@ -69,7 +69,7 @@ def as_rgb(image: Image.Image, stored: str, path: Path | str) -> Image.Image:
         raise InputError(f"image {path} has the mode LAB, which is not read: save it as RGB.")
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA")  # Pillow warns of transparent palettes that become RGB in one step
-    image = image.convert("RGB")
+    image = image if image.mode == "RGB" else image.convert("RGB")  # no copy of what may be large
     if re.search(r";16[BLN]$", stored) and np.asarray(image).max() < _ALMOST_BLACK:
         raise InputError(_dark(path, "16-bit colours"))
     return image

@@ -28,6 +28,7 @@ def _short(monkeypatch):
     monkeypatch.setattr(alignment, "BATCH", 256)
     monkeypatch.setattr(alignment, "STEPS", 400)
     monkeypatch.setattr(alignment, "LR", 0.05)
+    monkeypatch.setattr(alignment, "HIDDEN_LR", 0.01)
     torch.manual_seed(0)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -75,7 +76,7 @@ def see_hypercolumns(model):
         maps = model.column(model.normalise(torch.from_numpy(drawn()[0].transpose(2, 0, 1)[None].copy())))
     rows = torch.cat([F.adaptive_avg_pool2d(m, maps[-1].shape[-2:]) for m in maps], 1).flatten(2)[0].T.double()
     x = F.pad(rows, (0, 1), value=1.0)
-    model.see(fit_directions(x.T @ x, model.column_widths, (torch.zeros(0, 256), torch.zeros(0)), 40))
+    model.see(fit_directions(x.T @ x, model.column_widths, (torch.zeros(0, 256), torch.zeros(0)), 40), hidden=16)
     torch.nn.init.normal_(model.classifiers[0].weight)
     return model.eval()
 
@@ -95,6 +96,17 @@ def test_the_graph_is_the_network_as_predictions_see_it(size, model, run):
     assert any(isinstance(module, SparseTapConv2d) for module in model.modules()), (
         "the network itself keeps its shortcut"
     )
+
+
+@pytest.mark.parametrize("change", [lambda model: model, see_hypercolumns], ids=["decoder", "hypercolumns"])
+def test_weights_in_the_precision_of_the_run_change_nothing(change, run):
+    config = config_of(run)
+    config = replace(config, train=replace(config.train, precision="bf16"))
+    network = RunNetwork(change(random_model("tu-test_resnet")), config, [], [], Processes())
+    before = network.scores(drawn()[0])
+    assert (network.cast().scores(drawn()[0]) == before).all()
+    kinds = {value.dtype for name, value in network.model.named_parameters() if "conv" in name and value.ndim == 4}
+    assert kinds == {torch.bfloat16}
 
 
 @pytest.mark.usefixtures("quick")

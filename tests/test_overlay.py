@@ -3,12 +3,14 @@
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from css.report.examples import channels_that_lost, choose_examples
 from css.report.overlay import (
     CONFUSED,
     INVENTED,
     MISSED,
+    UNCOUNTED,
     class_pixels,
     draw_errors,
     draw_overlay,
@@ -16,6 +18,7 @@ from css.report.overlay import (
     heading,
     legend,
 )
+from css.training.image_counts import ImageCounts
 from tasks.palette import vivid_palette
 
 PHOTO = np.random.default_rng(0).integers(60, 200, (240, 320, 3), dtype=np.uint8)
@@ -69,10 +72,12 @@ def test_errors():
 
 def test_error_map_has_a_colour_for_each_kind():
     truth, found = np.zeros((240, 320), np.uint8), np.zeros((240, 320), np.uint8)
-    truth[:80], found[80:160], truth[160:], found[160:] = 1, 1, 1, 2
+    truth[:80], found[80:160], truth[160:200], found[160:], truth[200:] = 1, 1, 1, 2, 255
     drawn = draw_errors(PHOTO, truth, found).astype(int)
-    for row, colour in ((40, MISSED), (120, INVENTED), (200, CONFUSED)):
-        nearest = min((MISSED, INVENTED, CONFUSED), key=lambda c: np.abs(drawn[row, 160] - np.array(c)).sum())
+    for row, colour in ((40, MISSED), (120, INVENTED), (180, CONFUSED), (220, UNCOUNTED)):
+        nearest = min(
+            (MISSED, INVENTED, CONFUSED, UNCOUNTED), key=lambda c: np.abs(drawn[row, 160] - np.array(c)).sum()
+        )
         assert nearest == colour
 
 
@@ -92,17 +97,25 @@ def test_examples_are_the_best_the_median_the_worst_and_what_lost():
     nan = np.nan
     iou = np.array([[0.9, 0.5, nan], [0.9, 0.9, nan], [0.9, nan, 0.1], [0.9, 0.3, 0.3], [0.8, nan, nan]])
     missed = np.array([[0, 5, 0], [0, 1, 0], [0, 0, 7], [0, 9, 3], [4, 0, 0]])
-    best, median, worst, lost = choose_examples(iou, missed, [1])
+    counted = np.full(5, 9)
+    best, median, worst, lost = choose_examples(iou, missed, counted, [1])
     assert (best.why, best.position, best.iou) == ("best", 1, 0.9), "by its objects, not by its background"
     assert median.position == 0 and worst.position == 2 and worst.iou == 0.1
     assert (lost.why, lost.position, lost.channel, lost.iou) == ("lost", 3, 1, 0.3)
     assert lost.facts([0, 7, 9]) == {"why": "lost", "iou": 0.3, "class_id": 7}
-    assert choose_examples(np.full((2, 3), nan), missed[:2], []) == []
+    assert choose_examples(np.full((2, 3), nan), missed[:2], np.zeros(2), []) == []
+    assert choose_examples(iou, missed, np.array([9, 4, 9, 9, 9]), [])[0].position == 4, "the best one is mostly void"
+
+
+def test_void_is_not_counted():
+    counts, target = ImageCounts(2, 3), torch.tensor([[[0, 1], [255, 255]]])
+    counts.update([1], torch.zeros_like(target), target)
+    assert counts.counted().tolist() == [0, 2] and counts.missed().tolist() == [[0, 0, 0], [0, 1, 0]]
 
 
 def test_an_image_is_shown_twice_only_if_there_is_no_other():
     iou, missed = np.array([[0.9, 0.2], [0.9, 0.9]]), np.array([[0, 9], [0, 0]])
-    assert [example.position for example in choose_examples(iou, missed, [1])] == [1, 0, 0, 0]
+    assert [example.position for example in choose_examples(iou, missed, np.ones(2), [1])] == [1, 0, 0, 0]
 
 
 def test_channels_that_lost():

@@ -58,7 +58,11 @@ def test_fates():
     assert [(fate.name, fate.task) for fate in fates] == [("background", 0), ("dog", 0), ("cat", 1), ("<cow>", 2)]
     dog = fates[1]
     assert dog.learnt == pytest.approx(100 * 80 / 110) and dog.final == 0 and dog.lost == dog.learnt
-    assert dog.went == [("cat", 78.0), ("background", 20.0), ("<cow>", 2.0)]
+    assert dog.went == [("cat", 78.0, 0.0), ("<cow>", 2.0, 0.0), ("background", 20.0, 20.0)], "what has grown is first"
+    cow = fates[3]
+    assert cow.came == [("background", 10.0, 10.0), ("cat", 5.0, 5.0), ("dog", 2.0, 2.0)], "of its own 100 pixels"
+    assert [other.grown for other in dog.went] == [True, True, False]
+    assert dog.came == [("background", 5.0, 10.0)], "less than then"
     worst = facts.forgotten(fates, last=2)
     assert [fate.name for fate in worst] == ["dog", "background", "cat"], "worst first, without the newest"
 
@@ -74,10 +78,23 @@ def test_a_class_without_truth_has_no_fate():
 def test_in_short_names_who_was_forgotten_and_why():
     scores, worst, second, poor = facts.in_short(results(), facts.class_fates(results()))
     assert "all classes 30.0 (20.0 without the background), old 50.0 (40.0" in scores and "new 25.0" in scores
-    assert worst.startswith(
-        "Forgotten most: dog, 73 % when learnt in task 0, 0 % now; its pixels are called cat (78 %)"
+    assert worst == (
+        "Forgotten most: dog, 73 % when learnt in task 0, 0 % now; its pixels are called cat (78 %, then 0 %), <cow> "
+        "(2 %, then 0 %)."
     )
-    assert second.startswith("Next: cat") and "<cow> (3 % in task 2)" in poor
+    assert second == (
+        "Next: cat, 68 % when learnt in task 1, 49 % now; its pixels are called <cow> (5 %, then 0 %); wrongly called "
+        "cat: dog (78 %, then 30 %)."
+    )
+    assert "<cow> (3 % in task 2)" in poor
+
+
+def test_in_short_says_what_there_is_if_no_mistake_has_grown():
+    values = results()
+    for task in values["tasks"][1:]:
+        task["confusion"] = [row[:2] + [0] * (len(row) - 2) for row in values["tasks"][0]["confusion"]]
+    fate = facts.class_fates({**values, "tasks": values["tasks"][:2], "class_order": [0, 2]})[1]
+    assert facts._why(fate) == "; its pixels are called background (20 %, then 20 %)"
 
 
 def test_in_short_when_nothing_was_forgotten():
@@ -230,9 +247,10 @@ def test_paired_differences_use_common_seeds():
      ["shapes", "10-5", "--method", "plop+s2mf", "--train.sync-bn", "--train.halve-at", "0.5", "0.75",
       "--options.no-align", "--name", "a b", "--task0", "runs/x"]],
 )  # fmt: skip
-def test_the_command_makes_the_same_run(words):
+def test_the_command_makes_the_same_run(words, monkeypatch):
     import shlex
 
+    monkeypatch.setattr("css.cli.run._require_fit", lambda _: None)  # the data is not here
     config = parse_run(words)
     again = parse_run(shlex.split(run_command(as_dict(config)))[2:])
     assert as_dict(again) == as_dict(config)

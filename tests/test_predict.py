@@ -14,7 +14,7 @@ from PIL import Image
 from small_voc import css, run_arguments
 
 from css.predict.inputs import find_items
-from css.predict.outputs import Outputs
+from css.predict.outputs import Outputs, VideoWriter
 from css.predict.polygons import polygons
 from css.predict.run import predict_all
 from css.predict.view import View, best_channel, ramp, segment, starts
@@ -251,6 +251,15 @@ def test_an_output_that_cannot_be_written(tmp_path):
         predict_all(ByColour(), find_items([str(image)]), View(), outputs(tmp_path / "out", "ids"), skip=False)
 
 
+def test_a_disk_that_is_full(tmp_path, monkeypatch):
+    """OpenCV says it by its answer alone."""
+    image = write(tmp_path / "a.png", scene())
+    monkeypatch.setattr("cv2.imwrite", lambda *_: False)
+    with pytest.raises(InputError, match=r"a_overlay\.png: it cannot be written completely; free some space"):
+        predict_all(ByColour(), find_items([str(image)]), View(), outputs(tmp_path / "out", "overlay"), skip=False)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def video(path: Path, frames: int) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 10, (128, 96))
@@ -271,6 +280,17 @@ def test_video(tmp_path):
     capture = cv2.VideoCapture(str(tmp_path / "out" / "film_overlay.mp4"))
     assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 5 and capture.get(cv2.CAP_PROP_FPS) == 10
     assert len(list(csv.reader((tmp_path / "out" / "summary.csv").open()))) == 6
+
+
+def test_a_video_that_lacks_frames_is_not_left(tmp_path):
+    film = VideoWriter(tmp_path / "film.mp4", 10)
+    for _ in range(3):
+        film.write(scene(96, 128))
+    film.writer.release()
+    film.temporary.write_bytes(film.temporary.read_bytes()[:500])  # as on a full disk, of which OpenCV does not tell
+    with pytest.raises(InputError, match=r"film\.mp4 completely"):
+        film.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_video_without_frames(tmp_path):

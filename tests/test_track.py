@@ -1,6 +1,8 @@
 """What trackers get; their packages are optional."""
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -45,7 +47,7 @@ def test_nothing_is_imported_unless_asked_for(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow"])
+@pytest.mark.parametrize("name", ["tensorboard", "wandb", "trackio", "mlflow"])
 def test_a_tracker_that_is_not_installed(name, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(InputError, match=f"pip install {name}"):
@@ -85,6 +87,26 @@ def test_wandb_offline(tmp_path, monkeypatch):
     sys.modules["wandb"].teardown()  # its own process writes the file out
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     assert b"task 1 fit/ce" in file.read_bytes() and b"score/old" in file.read_bytes()
+
+
+def test_trackio_in_a_folder(tmp_path):
+    """In a process of its own: trackio reads its folder when it is imported."""
+    pytest.importorskip("trackio", reason="trackio is not installed")
+    code = (
+        "from test_track import ENTRY, RESULT; from css.system.track import find_tracker; from pathlib import Path\n"
+        f"tracker = find_tracker('trackio')(Path({str(tmp_path / 'run')!r}), {{'seed': 3}})\n"
+        f"tracker.step(ENTRY); tracker.task(RESULT, Path({str(tmp_path)!r})); tracker.end('| a |')\n"
+        "from trackio.sqlite_storage import SQLiteStorage; import json\n"
+        "print(json.dumps(SQLiteStorage.get_logs('continual-segmentation', 'run')))"
+    )
+    paths = os.pathsep.join(str(Path(__file__).parents[n]) for n in (0, 1))
+    shell = {**os.environ, "TRACKIO_DIR": str(tmp_path / "kept"), "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=shell, capture_output=True, text=True, check=True)
+    step, task, end = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("[{")))
+    assert (step["task 1 fit/ce"], step["iteration"]) == (2.5, 7)
+    assert (task["score/old"], task["task"]) == (0.5, 1) and "| a |" in str(end["table"])
+    with Image.open(tmp_path / "kept" / "media" / task["confusion"]["file_path"]) as picture:
+        assert picture.size == (24, 24)
 
 
 def test_mlflow_without_a_server(tmp_path, monkeypatch):

@@ -144,7 +144,7 @@ class RunConfig(Generic[OptionsT]):
     name: str | None = field(default=None, metadata=PLACE)
     """Name of the run folder; default: made from data set, protocol, setting, method and seed."""
     track: str | None = field(default=None, metadata=PLACE)
-    """Send losses, scores and pictures to tensorboard, wandb or mlflow, too."""
+    """Send losses, scores and pictures to tensorboard, wandb, trackio or mlflow, too."""
     keep: Literal["all", "last"] = field(default="all", metadata=PLACE)
     """Models that stay in the run folder: of every task, or of the last finished one alone, from which a killed run
     goes on (docs/cluster.md says what it cannot do without the others)."""

@@ -4,8 +4,24 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
-_SHARE = 0.01  # of the pixels of a class: what is less is not said
+_SHARE = 1.0  # % of the pixels of a class: what is less is not said
 _MOST = 3  # other classes that are named
+
+
+Matrix = Sequence[Sequence[int]]
+
+
+class Mistaken(NamedTuple):
+    """Pixels taken for another class, or of another class taken for this one, in % of this class's own pixels."""
+
+    name: str  # of the other class
+    now: float
+    then: float  # when this class was learnt; 0 if the other one came later
+
+    @property
+    def grown(self) -> bool:
+        """Whether it says why the class was forgotten."""
+        return self.now - self.then >= _SHARE
 
 
 class Fate(NamedTuple):
@@ -16,7 +32,8 @@ class Fate(NamedTuple):
     task: int  # in which it was learnt
     learnt: float | None
     final: float | None
-    went: list[tuple[str, float]]  # what its pixels are called instead at the end, and the share in %
+    went: list[Mistaken]  # what its pixels are called instead at the end
+    came: list[Mistaken]  # what is called so at the end, and is not
 
     @property
     def lost(self) -> float | None:
@@ -38,15 +55,15 @@ def per_class(task: Mapping[str, Any]) -> list[float | None]:
 
 def class_fates(results: Mapping[str, Any]) -> list[Fate]:
     """Every class that is learnt, in the order of learning."""
-    tasks, names = results["tasks"], results["class_names"]
-    confusion, order = tasks[-1].get("confusion"), results["class_order"]
+    tasks, names, order = results["tasks"], results["class_names"], results["class_order"]
     known = list(accumulate(len(task["new_classes"]) for task in tasks))
     fates = []
     for place, class_id in enumerate(order[: known[-1]]):
         first = next(number for number, count in enumerate(known) if place < count)
         learnt, final = (_percent(per_class(tasks[number])[place]) for number in (first, -1))
-        went = _confusions(confusion[place], place, [names[c] for c in order]) if confusion else []
-        fates.append(Fate(class_id, names[class_id], tasks[first]["index"], learnt, final, went))
+        then, now = (tasks[number].get("confusion") for number in (first, -1))
+        went, came = _mistaken(then, now, place, [names[c] for c in order])
+        fates.append(Fate(class_id, names[class_id], tasks[first]["index"], learnt, final, went, came))
     return fates
 
 
@@ -81,7 +98,7 @@ def heat_of_confusion(results: Mapping[str, Any]) -> Heat | None:
 def in_short(results: Mapping[str, Any], fates: Sequence[Fate]) -> list[str]:
     """The findings of a run in sentences: its scores, what was forgotten, what was hardly learnt.
 
-    Of what was forgotten it is said what its pixels are called now.
+    Of what was forgotten it is said what it is mistaken for more often than when it was learnt.
     """
     tasks, last = results["tasks"], results["tasks"][-1]["index"]
     said = [_scores(results)]
@@ -90,7 +107,7 @@ def in_short(results: Mapping[str, Any], fates: Sequence[Fate]) -> list[str]:
     for place, fate in enumerate(worst):
         head = "Forgotten most" if place == 0 else "Next"
         said.append(f"{head}: {fate.name}, {fate.learnt:.0f} % when learnt in task {fate.task}, {fate.final:.0f} % now"
-                    f"{_elsewhere(fate)}.")  # fmt: skip
+                    f"{_why(fate)}.")  # fmt: skip
     if len(tasks) > 1 and not worst:
         said.append("No class has lost a point since it was learnt.")
     poor = [fate for fate in objects if fate.learnt is not None and fate.learnt < 10]
@@ -127,16 +144,41 @@ def _scores(results: Mapping[str, Any]) -> str:
     return f"Mean IoU after the last task: all classes {both('all', 'all_no_bg')}, old {both('old', 'old_no_bg')}{new}."
 
 
-def _elsewhere(fate: Fate) -> str:
-    if not fate.went:
-        return ""
-    return "; its pixels are called " + ", ".join(f"{name} ({share:.0f} %)" for name, share in fate.went)
+def _why(fate: Fate) -> str:
+    """What has grown since the class was learnt; what there is, if nothing has."""
+    grown = [[other for other in others if other.grown] for others in (fate.went, fate.came)]
+    went, came = grown if any(grown) else (fate.went, [])
+    return _named("; its pixels are called", went) + _named(f"; wrongly called {fate.name}:", came)
 
 
-def _confusions(row: Sequence[int], place: int, names: Sequence[str]) -> list[tuple[str, float]]:
-    total = sum(row)
-    others = [(count, other) for other, count in enumerate(row) if other != place and count > _SHARE * total]
-    return [(names[other], 100 * count / total) for count, other in sorted(others, reverse=True)[:_MOST]]
+def _named(head: str, others: Sequence[Mistaken]) -> str:
+    shares = (f"{other.name} ({other.now:.0f} %, then {other.then:.0f} %)" for other in others[:_MOST])
+    return f"{head} {', '.join(shares)}" if others else ""
+
+
+def _mistaken(then: Matrix | None, now: Matrix | None, place: int, names: Sequence[str]) -> list[list[Mistaken]]:
+    """`went` and `came` of the class in this place, from confusion matrices (rows: the truth)."""
+    if then is None or now is None:
+        return [[], []]
+    return [_most(names, *sides) for sides in zip(_shares(now, place), _shares(then, place), strict=True)]
+
+
+def _shares(matrix: Matrix, place: int) -> tuple[list[float], list[float]]:
+    """Row and column of a class in a confusion matrix (rows: the truth), in % of its own pixels; 0 for itself."""
+    total = sum(matrix[place])
+    pixels = matrix[place], [row[place] for row in matrix]
+    shares = [[100 * count / total if total else 0.0 for count in counts] for counts in pixels]
+    for values in shares:
+        values[place] = 0.0
+    return shares[0], shares[1]
+
+
+def _most(names: Sequence[str], now: Sequence[float], then: Sequence[float]) -> list[Mistaken]:
+    """The most grown ones first, then the largest ones."""
+    before = [*then, *[0.0] * (len(now) - len(then))]
+    found = [Mistaken(*facts) for facts in zip(names, now, before, strict=False) if facts[1] >= _SHARE]
+    found.sort(key=lambda other: (-(other.now - other.then) if other.grown else 0.0, -other.now))
+    return found[:_MOST]
 
 
 def _percent(value: float | None) -> float | None:

@@ -20,6 +20,7 @@ class Panel(NamedTuple):
     title: str
     alt: str
     data: str  # the content of src
+    width: int  # in pixels
 
 
 class Row(NamedTuple):
@@ -49,7 +50,7 @@ def example_rows(home: Path, facts: list[Mapping[str, Any]], names: list[str]) -
             side, head = picture.width // 3, fact["head"]
             parts = [picture.crop((side * n, head, side * (n + 1), head + side)) for n in range(3)]
         kinds = ("Ground truth", "Prediction", "Errors")
-        panels = [Panel(kind, f"{kind}. {title}", embedded(p)) for kind, p in zip(kinds, parts, strict=True)]
+        panels = [Panel(kind, f"{kind}. {title}", embedded(p), p.width) for kind, p in zip(kinds, parts, strict=True)]
         rows.append(Row(title, panels))
     return rows
 
@@ -60,7 +61,7 @@ def strip(path: Path, title: str) -> Panel | None:
         return None
     with Image.open(path) as picture:
         picture.thumbnail((_WIDEST, 4 * _WIDEST))
-        return Panel(title, title, embedded(picture))
+        return Panel(title, title, embedded(picture), picture.width)
 
 
 def embedded(picture: Image.Image) -> str:

@@ -9,6 +9,7 @@ from css.page.command import run_command
 from css.page.losses import draw_losses, read_losses
 from css.page.pictures import example_rows, strip
 from css.page.render import write_page
+from css.report.record import training_seconds
 from css.report.results import read_results
 from css.report.segmentation import TITLES
 
@@ -55,10 +56,9 @@ def _task_rows(results: dict[str, Any]) -> list[dict[str, Any]]:
         scores = {name: _percent(task["groups"][name]) for name in TITLES} if found is None else {
             "this task": _percent(found[-1]), "tasks so far": _percent(sum(found) / len(found))
         }  # fmt: skip
-        spent = sum(value for name, value in task.get("seconds", {}).items() if name == "train")
         rows.append({
-            "index": task["index"], "scores": scores, "seconds": spent, "train": task["train_images"],
-            "test": task["test_images"], "memory": task.get("peak_memory_mb"),
+            "index": task["index"], "scores": scores, "seconds": training_seconds(task.get("seconds", {})),
+            "train": task["train_images"], "test": task["test_images"], "memory": task.get("peak_memory_mb"),
             "classes": [results["class_names"][c] for c in task["new_classes"]],
         })  # fmt: skip
     return rows

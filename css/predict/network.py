@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from torch import nn
 
 from css.config.settings import RunConfig
 from css.kinds.choice import kind_of
@@ -15,12 +16,13 @@ from css.predict.exported import SUFFIXES, Precision, open_exported
 from css.report.results import read_results
 from css.run.saved import config_of, finished_task, load_model
 from css.system.processes import Processes
-from css.training.loaders import autocast
+from css.training.loaders import DTYPES, autocast
 from tasks import InputError
 from tasks.palette import distinct_palette
 from tasks.source import VOID
 
 MULTIPLE = 16  # sides that a Segmenter takes
+_EXACT = ("classifiers", "hidden")  # parts that are computed in float32 where they see hypercolumns
 
 
 class Network(Protocol):
@@ -69,6 +71,17 @@ class RunNetwork:
     def precision(self) -> str:
         """See `Network`."""
         return self.config.train.precision
+
+    def cast(self) -> "RunNetwork":
+        """Keeps the convolutions' weights in the run's precision: autocast would make them anew for every image.
+
+        The answers are the same. Not for an export, which begins with the weights as they were trained.
+        """
+        for name, part in self.model.named_children():
+            for module in part.modules():
+                if isinstance(module, nn.Conv2d) and name not in _EXACT:
+                    module.to(DTYPES[self.config.train.precision])
+        return self
 
     def scores(self, image: np.ndarray) -> np.ndarray:
         """See `Network`."""
@@ -119,7 +132,7 @@ def open_network(path: Path, task: int | None = None, precision: Precision | Non
         return open_exported(path, precision)
     if path.is_file():
         raise InputError(f"{path} is no run folder; exported models are .onnx (onnxruntime) and .xml (OpenVINO).")
-    network = open_run_network(path, task)
+    network = open_run_network(path, task).cast()
     if precision is not None:
         raise InputError(
             f"--precision is for OpenVINO (NAME.xml); {path} is computed in {network.precision}, as trained."

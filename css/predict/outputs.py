@@ -111,6 +111,7 @@ class VideoWriter:
     def __init__(self, path: Path, rate: float) -> None:
         self.path, self.rate = path, rate
         self.writer: cv2.VideoWriter | None = None
+        self.frames = 0
         self.temporary = path.with_name(f".{path.stem}.partial.mp4")
 
     def write(self, frame: np.ndarray) -> None:
@@ -122,15 +123,25 @@ class VideoWriter:
             if not self.writer.isOpened():
                 raise InputError(f"Cannot write {self.path}; choose another folder (--out).")
         self.writer.write(np.ascontiguousarray(frame[:, :, ::-1]))
+        self.frames += 1
 
     def close(self) -> None:
-        """Ends the file; nothing is there if there was no frame."""
-        if self.writer is not None:
-            self.writer.release()
-            self.temporary.replace(self.path)
+        """Ends the file; nothing is there if there was no frame. Raises InputError if frames are missing in it."""
+        if self.writer is None:
+            return
+        self.writer.release()
+        written = cv2.VideoCapture(str(self.temporary)).get(cv2.CAP_PROP_FRAME_COUNT)
+        if written < self.frames:  # OpenCV says nothing of a full disk
+            self.temporary.unlink(missing_ok=True)
+            raise InputError(f"Cannot write {self.path} completely; free some space or choose another folder (--out).")
+        self.temporary.replace(self.path)
 
 
 def _write_png(path: Path, pixels: np.ndarray) -> None:
-    encoded = cv2.imencode(".png", np.ascontiguousarray(pixels), _FAST)[1]
     with atomic(path) as temporary:
-        temporary.write_bytes(encoded.tobytes())
+        picture = temporary.with_suffix(
+            ".png"
+        )  # OpenCV asks for it, and needs no memory for a file as it does for bytes
+        if not cv2.imwrite(str(picture), np.ascontiguousarray(pixels), _FAST):
+            raise OSError("it cannot be written completely")
+        picture.replace(temporary)

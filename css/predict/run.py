@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from css.predict.inputs import Item, Video
@@ -13,9 +14,12 @@ from css.predict.network import Network
 from css.predict.outputs import Outputs, VideoWriter
 from css.predict.view import View, segment
 from css.report.overlay import draw_overlay
+from css.system.peak_memory import give_back
 from tasks import InputError
 from tasks.reading import open_image
 
+_LARGE = 1 << 27  # bytes
+_BAND = 1024  # rows
 _AHEAD = 2  # images that are decoded, and results that are written, while the network is at work
 
 
@@ -44,6 +48,7 @@ def predict_all(network: Network, items: Sequence[Item], view: View, outputs: Ou
                 failures[str(item.source)] = str(image)
             else:
                 mask, scores = segment(network, image, view, scratch)
+                _give_back(image)
                 written.append(pool.submit(outputs.write, item.stem, image, mask, scores, Path(str(item.source))))
             while len(written) > _AHEAD:
                 written.popleft().result()
@@ -80,9 +85,26 @@ def _scratch(outputs: Outputs) -> Path | None:
 
 def _read(item: Item) -> np.ndarray | InputError:
     try:
-        return np.asarray(open_image(str(item.source)))  # a copy would double the memory of large images
+        image = _pixels(open_image(str(item.source)))
     except InputError as error:
         return error
+    _give_back(image)
+    return image
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    """uint8 (H, W, 3), taken in bands: Pillow would hold all of it three times."""
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for top in range(0, image.height, _BAND):
+        part = image.crop((0, top, image.width, min(top + _BAND, image.height)))
+        pixels[top : top + _BAND] = np.asarray(part)
+    return pixels
+
+
+def _give_back(image: np.ndarray) -> None:
+    """What a large image has left behind, in decoding it and in seeing its tiles, is half as large as all the rest."""
+    if image.nbytes > _LARGE:
+        give_back()
 
 
 def _predict_video(network: Network, item: Item, view: View, outputs: Outputs, failures: dict[str, str]) -> None:

@@ -24,26 +24,28 @@ class Example:
         return {"why": self.why, "iou": self.iou, **of_class}
 
 
-def choose_examples(iou: np.ndarray, missed: np.ndarray, lost: Sequence[int]) -> list[Example]:
+def choose_examples(iou: np.ndarray, missed: np.ndarray, counted: np.ndarray, lost: Sequence[int]) -> list[Example]:
     """The best, the median and the worst image, and one for each of the classes that lost most.
 
     Images are ordered by the mean IoU over the objects in them (of the background where there is none); of a class that
-    lost, the image in which most pixels of it are missed is shown, one that is not shown already if there is one.
+    lost, the image in which most pixels of it are missed is shown, one that is not shown already if there is one. The
+    others are not chosen from images that are mostly void, which do not stand for their score.
 
     Args:
         iou: Of every class within every test image, (images, classes); NaN where the class is not in the truth.
         missed: Pixels of the class that are called another one, (images, classes).
+        counted: Pixels that have a ground truth, (images,).
         lost: Channels whose IoU has fallen, the worst first.
     """
-    counted = np.flatnonzero(~np.isnan(iou).all(1))
-    if not len(counted):
+    shown = np.flatnonzero(2 * counted > counted.max(initial=0))
+    if not len(shown):
         return []
-    objects = iou[counted].copy()
+    objects = iou[shown].copy()
     objects[~np.isnan(objects[:, 1:]).all(1), 0] = np.nan
     means = np.nanmean(objects, axis=1)
     order = np.argsort(-means, kind="stable")
     places = {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}
-    examples = [Example(why, int(counted[place]), float(means[place])) for why, place in places.items()]
+    examples = [Example(why, int(shown[place]), float(means[place])) for why, place in places.items()]
     for channel in lost[:LOST]:
         fresh = missed[:, channel].copy()
         fresh[[example.position for example in examples]] = 0

@@ -16,6 +16,7 @@ _BAND = 1 << 22  # pixels that are blended at a time: memory stays small for lar
 
 # What can be wrong with a pixel, in colours that colour-blind people tell apart (Okabe and Ito, 2008).
 MISSED, INVENTED, CONFUSED = (230, 159, 0), (0, 114, 178), (204, 60, 160)
+UNCOUNTED = (255, 255, 255)  # void
 
 
 def draw_overlay(photo: np.ndarray, mask: np.ndarray, names: Sequence[str] = ()) -> np.ndarray:
@@ -96,10 +97,11 @@ def errors(truth: np.ndarray, prediction: np.ndarray) -> Errors:
 
 
 def draw_errors(photo: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """The photograph in pale grey, errors in the colours MISSED, INVENTED and CONFUSED, contours of the truth."""
+    """The photograph in pale grey, errors and void in the colours above, contours of the truth."""
     grey = cv2.cvtColor(cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     picture = cv2.addWeighted(grey, 0.55, np.full_like(grey, 255), 0.45, 0)
-    for region, colour in zip(errors(truth, prediction), (MISSED, INVENTED, CONFUSED), strict=True):
+    regions = [*errors(truth, prediction), truth == VOID]
+    for region, colour in zip(regions, (MISSED, INVENTED, CONFUSED, UNCOUNTED), strict=True):
         picture[region] = np.rint(0.25 * picture[region] + 0.75 * np.array(colour)).astype(np.uint8)
     for label in objects(truth):
         outline(picture, truth == label, (40, 40, 40), 1)

@@ -12,7 +12,7 @@ import torch
 from css.config.settings import RunConfig
 from css.model.segmenter import Segmenter
 from css.report.examples import Example
-from css.report.overlay import CONFUSED, INVENTED, MISSED, draw_errors, draw_overlay, heading, legend
+from css.report.overlay import CONFUSED, INVENTED, MISSED, UNCOUNTED, draw_errors, draw_overlay, heading, legend
 from css.system.pictures import write_png
 from css.system.processes import Processes
 from css.system.tensors import load_tensors, save_tensors
@@ -94,7 +94,8 @@ def draw_examples(home: Path, examples: Sequence[Example], task: Task, model: Se
                   draw_errors(photo, truth, prediction)]  # fmt: skip
         titles = ["ground truth", "prediction", "errors"]
         heads = np.concatenate([heading(title, SIDE) for title in titles], 1)
-        kinds = [("missed", MISSED), ("invented", INVENTED), ("taken for another class", CONFUSED)]
+        kinds = [("missed", MISSED), ("invented", INVENTED), ("taken for another class", CONFUSED),
+                 ("not counted", UNCOUNTED)]  # fmt: skip
         file = f"example_{number}_{example.why}.png"
         write_png(home / file, np.concatenate([heads, np.concatenate(panels, 1), legend(kinds, 3 * SIDE)]))
         facts.append({

@@ -1,6 +1,6 @@
 """Runs of a table as results.json records them, checked: numbers are taken from nothing else."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import field
 from typing import Annotated, Any
 
@@ -10,6 +10,12 @@ from pydantic.dataclasses import dataclass
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _SUMS = ("train", "since_start_or_restart")  # beside the seconds of single stages
+
+
+def training_seconds(seconds: Mapping[str, float]) -> float:
+    """Of all stages of a task; runs made before stages were timed have the sum over epochs only."""
+    stages = [value for name, value in seconds.items() if name not in _SUMS]
+    return sum(stages) if stages else seconds.get("train", 0.0)
 
 
 @dataclass(config=ConfigDict(strict=True), kw_only=True)
@@ -24,9 +30,8 @@ class Scored:
 
     @property
     def training_seconds(self) -> float:
-        """Of all stages; runs made before stages were timed have the sum over epochs only."""
-        stages = [value for name, value in self.seconds.items() if name not in _SUMS]
-        return sum(stages) if stages else self.seconds.get("train", 0.0)
+        """See the function of this name."""
+        return training_seconds(self.seconds)
 
     @property
     def per_class(self) -> Sequence[float | None]:

@@ -83,7 +83,8 @@ def store(stream: Stream, task: Task, model: Segmenter, method: Method, trainer:
         if kind_of(config.dataset).has_layouts:
             draw_task(home, earlier, stream, task, model, config, processes)
             history = [*(read_task_result(folder)["iou"] for folder in earlier), result["iou"]]
-            examples = choose_examples(single.iou().numpy(), single.missed().numpy(), channels_that_lost(history))
+            examples = choose_examples(single.iou().numpy(), single.missed().numpy(), single.counted().numpy(),
+                                       channels_that_lost(history))  # fmt: skip
             result["pictures"] = draw_examples(home, examples, task, model, config, processes)
         method.store(home, task, model)
         write_json(home / "result.json", result)

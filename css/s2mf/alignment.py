@@ -26,10 +26,10 @@ from tasks import Task
 from tasks.source import BACKGROUND, VOID
 
 STEPS = 600
-BATCH = 4096  # features per step;
-HIDDEN_BATCH = 2048  # with a hidden layer, for a third of its time
+BATCH = 4096  # features per step
 POOL = 50_000  # features drawn for old classes
 LR = 0.01  # of Adam, falling to 0 linearly
+HIDDEN_BATCH, HIDDEN_LR = 2048, 0.001  # with a hidden layer: a third of the time; it would fit noise at the other rate
 MOST = 200_000  # features of a task's images that are kept in memory, about
 
 Maps = tuple[Tensor, Tensor, Tensor]  # features (B, D, h, w) in the previous and in the new model, labels (B, H, W)
@@ -147,12 +147,13 @@ class Rows(NamedTuple):
 def train(start: Classifiers, parts: Sequence[Rows]) -> Classifiers:
     """The classifiers `start` after STEPS steps of Adam on the cross-entropy, by random rows of every part."""
     found = Classifiers(**{name: value.clone().requires_grad_() for name, value in start.tensors().items()})
-    optimizer = torch.optim.Adam(found.tensors().values(), LR)
+    rate = LR if start.hidden_weight is None else HIDDEN_LR
+    optimizer = torch.optim.Adam(found.tensors().values(), rate)
     numbers = [part.number for part in parts]
     features, targets = (like.new_empty(sum(numbers), like.shape[1]) for like in (parts[0].features, parts[0].targets))
     places = list(zip(parts, features.split(numbers), targets.split(numbers), strict=True))  # filled anew in every step
     for step in tqdm(range(STEPS), desc="classifiers", unit="step", leave=False, disable=None):
-        optimizer.param_groups[0]["lr"] = LR * (1 - step / STEPS)
+        optimizer.param_groups[0]["lr"] = rate * (1 - step / STEPS)
         for part, some_features, some_targets in places:
             rows = torch.randint(max(1, len(part.features)), (part.number,))
             torch.index_select(part.features, 0, rows, out=some_features)

@@ -1,6 +1,7 @@
 """Peak memory of a task."""
 
 import contextlib
+import ctypes
 import resource
 from pathlib import Path
 
@@ -24,3 +25,10 @@ def peak_mb(device: torch.device) -> float:
         lines = Path("/proc/self/status").read_text().splitlines()
         return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def give_back() -> None:
+    """Returns freed memory to the operating system, which glibc keeps for a while; other C libraries are left alone."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim:
+        trim(0)

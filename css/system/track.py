@@ -81,6 +81,19 @@ class Wandb(Tracker):
         self.run.finish()
 
 
+class Trackio(Wandb):
+    """A run of trackio, which has the functions of wandb: in TRACKIO_DIR, by default in the home folder."""
+
+    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+        self.module = importlib.import_module("trackio")
+        self.run = self.module.init(project=_PROJECT, name=folder.name, config=dict(config))
+
+    def end(self, table: str) -> None:
+        """See `Tracker`."""
+        self.run.log({"table": self.module.Markdown(_indented(table))})
+        self.run.finish()
+
+
 class MLflow(Tracker):
     """A run of MLflow: on the server of MLFLOW_TRACKING_URI, else in RUN/mlflow.db, with its files in RUN/mlflow."""
 
@@ -111,7 +124,10 @@ class MLflow(Tracker):
         self.module.end_run()
 
 
-TRACKERS = {"tensorboard": (TensorBoard, "tensorboard"), "wandb": (Wandb, "wandb"), "mlflow": (MLflow, "mlflow")}
+TRACKERS = {
+    "tensorboard": (TensorBoard, "tensorboard"), "wandb": (Wandb, "wandb"), "trackio": (Trackio, "trackio"),
+    "mlflow": (MLflow, "mlflow"),
+}  # fmt: skip
 
 
 def find_tracker(name: str | None) -> type[Tracker]:

@@ -35,3 +35,7 @@ class ImageCounts:
     def missed(self) -> Tensor:
         """int64 (images, classes): pixels of the truth that are called another class."""
         return self.counts[:, 1] - self.counts[:, 0]
+
+    def counted(self) -> Tensor:
+        """int64 (images,): pixels that have a ground truth."""
+        return self.counts[:, 1].sum(1)

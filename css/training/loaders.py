@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 from css.config.settings import RunConfig
 from css.system.processes import Processes
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def autocast(config: RunConfig, processes: Processes, keep_casts: bool = True) -> torch.autocast:
@@ -17,7 +17,7 @@ def autocast(config: RunConfig, processes: Processes, keep_casts: bool = True) -
 
     `keep_casts`: until the end of the block, half of the memory of all trainable weights; for several passes in one.
     """
-    dtype = _DTYPES[config.train.precision]
+    dtype = DTYPES[config.train.precision]
     enabled = dtype is not torch.float32
     return torch.autocast(processes.device.type, dtype, enabled, cache_enabled=keep_casts)
 
