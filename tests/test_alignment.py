@@ -16,9 +16,7 @@ from css.s2mf.moments import FeatureMoments, Gaussians, fit_drift
 
 BACKGROUND, COW, SHEEP = range(3)
 MEANS = torch.tensor([[1.0, 1, 1, 1], [5, 1, 1, 1], [5, 4, 1, 1]])  # a sheep is a cow with something more
-TEACHER = Classifiers(
-    torch.tensor([[-2.0, 0, 0, 0], [2, 0, 0, 0]]), torch.tensor([6.0, -6])
-)  # a cow is what has much of the first
+TEACHER = Classifiers(torch.tensor([[-2.0, 0, 0, 0], [2, 0, 0, 0]]), torch.tensor([6.0, -6]))  # a cow is large in one
 # The new classifier answers to what sheep and cows have in common.
 GROWN = Classifiers(torch.tensor([[-2.0, 0, 0, 0], [2, 0, 0, 0], [4, 0, 0, 0]]), torch.tensor([6.0, -6, -6]))
 
