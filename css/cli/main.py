@@ -69,7 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     _add_current_folder()
     try:
-        return _dispatch(arguments)
+        code = _dispatch(arguments)
+        sys.stdout.flush()  # a closed pipe is met here, not after all, where Python would complain
+        return code
     except InputError as error:
         return _refused(error)
     except KeyboardInterrupt:
