@@ -333,3 +333,14 @@ def test_command(data, tmp_path):
     for options, word in ((["--size", "2"], "--size"), (["--skip-existing", "--save", "csv"], "--save mask")):
         outcome = css("predict", run, photos, "--out", tmp_path / "c", *options)
         assert outcome.code == 2 and word in outcome.complaint and not (tmp_path / "c").exists()
+
+
+def test_nothing_is_left_of_a_picture_that_cannot_be_written_completely(tmp_path, monkeypatch):
+    def half(path, *_):
+        Path(path).write_bytes(b"half")
+        return False
+
+    monkeypatch.setattr(cv2, "imwrite", half)
+    with pytest.raises(InputError, match="cannot be written completely"):
+        outputs(tmp_path / "out", "overlay").write("a", scene(), truth(scene()), None, Path("a.jpg"))
+    assert not list((tmp_path / "out").iterdir())

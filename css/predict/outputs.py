@@ -140,6 +140,9 @@ class VideoWriter:
 def _write_png(path: Path, pixels: np.ndarray) -> None:
     with atomic(path) as temporary:
         picture = temporary.with_suffix(".png")  # OpenCV asks for it; of bytes it would hold one more copy
-        if not cv2.imwrite(str(picture), np.ascontiguousarray(pixels), _FAST):
-            raise OSError("it cannot be written completely")
-        picture.replace(temporary)
+        try:
+            if not cv2.imwrite(str(picture), np.ascontiguousarray(pixels), _FAST):
+                raise OSError("it cannot be written completely")
+            picture.replace(temporary)
+        finally:
+            picture.unlink(missing_ok=True)
