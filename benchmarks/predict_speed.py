@@ -37,7 +37,7 @@ def main() -> None:
     for _ in range(arguments.rounds + 1):
         for path, network in networks.items():
             time.sleep(0.1)  # threads of the one before may still wait for work, busily
-            seconds[path].append(_time(lambda network=network: network.scores(image)))
+            seconds[path].append(_time(lambda network=network: network.scores([image])))
     print(f"{arguments.size} px, {arguments.threads} threads, {arguments.rounds} rounds; {processor()}")
     first = seconds[arguments.models[0]][1:]  # the first round warms up
     for path, network in networks.items():

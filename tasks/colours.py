@@ -11,6 +11,7 @@ from tasks.source import VOID
 
 Colour = tuple[int, int, int]
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
+_PALETTES = 64  # that are remembered
 
 
 class ColourTable:
@@ -34,6 +35,7 @@ class ColourTable:
         self._greys = {(value, value, value): value for value in colours if value != VOID}
         table = Image.fromarray(np.array([list(self._value_of)], np.uint8)).convert("L")
         self.greys = np.isin(np.arange(256), np.asarray(table))  # which values an RGB mask has after convert("L")
+        self._found: dict[bytes, tuple[bool, dict[int, int]]] = {}
         packed = {_pack(np.array(colour)).item(): value for colour, value in self._value_of.items()}
         self._keys = np.array(sorted(packed), np.uint32)
         self._values = np.array([packed[key] for key in self._keys.tolist()], np.uint8)
@@ -69,22 +71,32 @@ class ColourTable:
         black and white picture 0 and 1). Indices that do not occur and other colours mean nothing, and neither does
         black where an entry seems to be unset.
         """
-        numbers = mask.getpalette() or []
-        palette = list(zip(numbers[::3], numbers[1::3], numbers[2::3], strict=False))
-        renumbered = all(colour in self._greys or colour == WHITE for colour in palette)
-        value_of = self._greys if renumbered else self._value_of
-        other = [index for index, colour in enumerate(palette) if value_of.get(colour, index) != index]
-        suspects = [index for index in other if not _unset(palette, index)]
+        greys, suspects = self._suspects(bytes(mask.getpalette() or []))
         used = mask.histogram() if suspects else []
-        for index in suspects:
+        for index, meant in suspects.items():
             if used[index]:
-                meant = value_of[palette[index]]
-                what = f"grey value {meant}" if renumbered else f"colour of {self._name(meant)}, whose id is {meant}"
-                way = "8-bit grey" if renumbered else "RGB, which is read by colour"
+                what = f"grey value {meant}" if greys else f"colour of {self._name(meant)}, whose id is {meant}"
+                way = "8-bit grey" if greys else "RGB, which is read by colour"
                 raise InputError(
                     f"mask {path}: index {index} has the {what}, so the indices of its palette are no class ids: save "
                     f"it as {way}, or with the ids as indices."
                 )
+
+    def _suspects(self, numbers: bytes) -> tuple[bool, dict[int, int]]:
+        """Whether a palette is one of grey values, and which indices have the colour of which other value.
+
+        The masks of a data set share a handful of palettes, so what was found is kept.
+        """
+        if numbers in self._found:
+            return self._found[numbers]
+        palette = list(zip(numbers[::3], numbers[1::3], numbers[2::3], strict=False))
+        greys = all(colour in self._greys or colour == WHITE for colour in palette)
+        value_of = self._greys if greys else self._value_of
+        other = [index for index, colour in enumerate(palette) if value_of.get(colour, index) != index]
+        found = greys, {index: value_of[palette[index]] for index in other if not _unset(palette, index)}
+        if len(self._found) < _PALETTES:
+            self._found[numbers] = found
+        return found
 
     def _name(self, value: int) -> str:
         return repr(self.names.get(value, f"value {value}"))

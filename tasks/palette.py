@@ -46,7 +46,8 @@ def _farthest_first(vivid: bool) -> np.ndarray:
 
 def palette_of(source: Source) -> np.ndarray:
     """The colours of a data set, uint8 (256, 3) RGB by raw class id: its own, or those of `distinct_palette`."""
-    return np.asarray(getattr(source, "palette", distinct_palette()), np.uint8)
+    own = getattr(source, "palette", None)
+    return np.asarray(distinct_palette() if own is None else own, np.uint8)
 
 
 def _distances(lab: np.ndarray, index: int) -> np.ndarray:

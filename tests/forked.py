@@ -1,14 +1,17 @@
 """Processes that start in no time: forks of a server that has imported the program, each as clean as a new process."""
 
+import functools
 import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Sequence
+from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
 import torch
 import torch.distributed as dist
 from small_voc import picture_side, plain_machine
@@ -21,6 +24,22 @@ PROCESSES.set_forkserver_preload([
     "forked", "css.cli.run", "css.cli.saved", "css.cli.table", "css.run.flow", "css.run.presets",
     "plop_baseline.plop", "plop_baseline.finetune", "torch.distributed.run",
 ])  # fmt: skip
+
+
+def fork(function: Callable, *arguments: object) -> BaseProcess:
+    """A process that calls the function, started."""
+    _serve()
+    process = PROCESSES.Process(target=function, args=arguments)
+    process.start()
+    return process
+
+
+@functools.cache
+def _serve() -> None:
+    """Starts the server. Python (3.11) does not hand it sys.path, and it leaves out what it does not find."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        forkserver.ensure_running()
 
 
 class Ended(NamedTuple):
@@ -51,9 +70,7 @@ def run_forks(folder: Path, calls: Sequence[tuple], timeout: float = 600) -> End
     As torchrun does, it ends the others when one has failed, whose exit code is the answer.
     """
     folder.mkdir()
-    group = [PROCESSES.Process(target=_redirected, args=(folder, *call)) for call in calls]
-    for process in group:
-        process.start()
+    group = [fork(_redirected, folder, *call) for call in calls]
     try:
         code = _first_failure(group, timeout)
     finally:
@@ -81,8 +98,7 @@ class Forked:
 
     def __init__(self, command: Sequence[str], *, stdout, env: dict[str, str], **_) -> None:
         assert list(command[:2]) == [sys.executable, PROGRAM]
-        self._process = PROCESSES.Process(target=_run_program, args=(stdout.name, env, command[2:]))
-        self._process.start()
+        self._process = fork(_run_program, stdout.name, env, command[2:])
 
     def poll(self) -> int | None:
         self._process.join(0)

@@ -148,8 +148,8 @@ def test_pictures_grow_by_one_column_per_task(runs):
         assert channels == 3 and width == SIDE * (3 + task) and SIDE == 256
         rows, rest = divmod(height, SIDE)
         assert 3 <= rows <= 8 and 0 < rest < 100, "a line of titles above, a legend below"
-        truth = {tuple(colour) for colour in picture[:, SIDE : 2 * SIDE].reshape(-1, 3).tolist()}
-        assert {tuple(vivid_palette()[k].tolist()) for k in (1, 2, 3)} <= truth, "contours"
+        truth = picture[:, SIDE : 2 * SIDE]
+        assert all((truth == vivid_palette()[k]).all(-1).any() for k in (1, 2, 3)), "contours"
 
 
 def test_examples_say_what_they_show(runs):

@@ -89,7 +89,7 @@ def needs(kind):
 @pytest.mark.parametrize("size", [*SIZES, (40, 500)])
 def test_the_graph_is_the_network_as_predictions_see_it(size, model, run):
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-    scores = RunNetwork(model, config_of(run), [], [], Processes()).scores(image)
+    scores = RunNetwork(model, config_of(run), [], [], Processes()).scores([image])[0]
     with torch.no_grad():
         logits = Graph(model)(torch.from_numpy(image.transpose(2, 0, 1)[None].copy()))
     assert torch.allclose(logits.softmax(1)[0], torch.from_numpy(scores), atol=1e-5)
@@ -103,8 +103,8 @@ def test_weights_in_the_precision_of_the_run_change_nothing(change, run):
     config = config_of(run)
     config = replace(config, train=replace(config.train, precision="bf16"))
     network = RunNetwork(change(random_model("tu-test_resnet")), config, [], [], Processes())
-    before = network.scores(drawn()[0])
-    assert (network.cast().scores(drawn()[0]) == before).all()
+    before = network.scores(drawn()[:1])[0]
+    assert (network.cast().scores(drawn()[:1])[0] == before).all()
     kinds = {value.dtype for name, value in network.model.named_parameters() if "conv" in name and value.ndim == 4}
     assert kinds == {torch.bfloat16}
 
@@ -201,7 +201,7 @@ def test_hypercolumns(encoder, tmp_path):
         save(program, path, FACTS)
         exact = [size for size in verify(graph, path, kind, FACTS, drawn())["check"] if size["precision"] == "f32"]
         assert len(exact) == len(SIZES) and all(size["same"] > 0.9999 for size in exact)
-        answers = open_exported(path, "f32" if kind == "openvino" else None).scores(drawn()[0]).argmax(0)
+        answers = open_exported(path, "f32" if kind == "openvino" else None).scores(drawn()[:1])[0][0].argmax(0)
         assert set(answers.flat) == {0, 1, 2}, "a network with one answer would agree with anything"
 
 

@@ -272,3 +272,13 @@ def test_colours_are_part_of_the_key_of_the_cache(tmp_path):
     assert np.flatnonzero(presence[0]).tolist() == [0, 1, 2, 3]
     with pytest.raises(InputError, match="index 0 has the colour of 'aeroplane'"):
         scan(items, VALUES, 1, tmp_path / "cache", VOC)
+
+
+def test_a_palette_seen_before_is_compared_with_what_the_next_mask_uses(tmp_path):
+    """And so are those of a data set in which every mask has one of its own."""
+    table = ColourTable({0: (0, 0, 0), 1: (9, 0, 0), 2: (0, 9, 0)}, {1: "red", 2: "green"})
+    for number in range(70):  # more than are remembered
+        swapped = [(0, 0, 0), (0, 9, 0), (9, 0, 0), (number, 77, 77)]
+        table.require_agreement(with_palette(np.array([[0, 3]], np.uint8), swapped), "a.png")
+        with pytest.raises(InputError, match="index 1 has the colour of 'green', whose id is 2"):
+            table.require_agreement(with_palette(np.array([[0, 1]], np.uint8), swapped), "a.png")

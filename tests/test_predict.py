@@ -14,8 +14,10 @@ from PIL import Image
 from small_voc import css, run_arguments
 
 from css.predict.inputs import find_items
+from css.predict.network import padded
 from css.predict.outputs import Outputs, VideoWriter
 from css.predict.polygons import polygons
+from css.predict.reading import batches
 from css.predict.run import predict_all
 from css.predict.view import View, best_channel, ramp, segment, starts
 from tasks import InputError
@@ -30,9 +32,14 @@ class ByColour:
     classes, names, colours, size = [0, 3, 1, 2], NAMES, [], 64
 
     def __init__(self):
-        self.seen = []
+        self.seen, self.batches = [], []
 
-    def scores(self, image):
+    def scores(self, images):
+        self.batches.append(len(images))
+        assert len({padded(image).shape for image in images}) == 1, "they fit together"
+        return [self.of_one(image) for image in images]
+
+    def of_one(self, image):
         self.seen.append(image.shape[:2])
         channels = image.astype(np.float32).transpose(2, 0, 1) / 255
         scores = np.concatenate([np.full_like(channels[:1], 0.5), channels[[2, 0, 1]]])
@@ -109,7 +116,7 @@ def test_seams_are_blended():
     """Two tiles that disagree change over within their overlap, in the middle of it."""
 
     class ByTile(ByColour):
-        def scores(self, image):
+        def of_one(self, image):
             self.seen.append(0)
             share = 1.0 if len(self.seen) == 1 else 0.0
             one = np.full(image.shape[:2], share, np.float32)
@@ -222,6 +229,57 @@ def test_one_broken_image_does_not_stop_the_others(tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "a_mask.png", "b_mask.png", "d_mask.png", "e_mask.png", "summary.csv",
     ]  # fmt: skip
+
+
+def test_small_images_are_seen_together(tmp_path):
+    """Each comes out as alone, and the files about all are in the order of the names."""
+    sizes = [(90, 120), (120, 90), (90, 116), (64, 64)] * 5  # 116 and 120 become 83 and 85, which are padded to 96
+    images = [np.roll(scene(*size), number, 1) for number, size in enumerate(sizes)]
+    paths = [write(tmp_path / "in" / f"{number:02}.png", image) for number, image in enumerate(images)]
+    paths[5].write_bytes(b"broken")
+    network, view = ByColour(), View(size=64)
+    failures = predict_all(
+        network, find_items([str(tmp_path / "in")]), view, outputs(tmp_path / "out", "ids", "csv"), False
+    )
+    assert list(failures) == [str(paths[5])]
+    assert sorted(network.batches) == [2, 4, 5, 8] and sum(network.batches) == 19
+    for number, image in enumerate(images):
+        if number != 5:
+            found = np.array(Image.open(tmp_path / "out" / f"{number:02}_ids.png"))
+            assert (found == segment(ByColour(), image, view)[0]).all()
+    rows = list(csv.DictReader((tmp_path / "out" / "summary.csv").open()))
+    assert [row["image"] for row in rows] == [str(path) for path in paths if path != paths[5]]
+
+
+def test_at_other_scales_images_of_one_size_are_seen_together(tmp_path):
+    """Copies of sizes that agree when they are padded need not agree."""
+    for number, width in enumerate([116, 120, 116, 120]):
+        write(tmp_path / "in" / f"{number}.png", scene(90, width))
+    network, view = ByColour(), View(size=64, scales=(0.95, 1.3), flip=True)
+    predict_all(network, find_items([str(tmp_path / "in")]), view, outputs(tmp_path / "out", "ids"), False)
+    assert network.batches == [2] * 8
+
+
+def test_large_images_and_those_in_tiles_are_seen_alone(tmp_path):
+    for number in range(3):
+        write(tmp_path / "in" / f"{number}.png", scene(300, 310))
+    for view, expected in ((View(), [1] * 3), (View(size=64, tile=64), [1] * 6), (View(size=240), [2, 1])):
+        network = ByColour()
+        predict_all(network, find_items([str(tmp_path / "in")]), view, outputs(tmp_path / "out", "ids"), False)
+        assert network.batches == expected
+
+
+def test_images_that_wait_for_others_of_their_size_are_few(monkeypatch):
+    """All different: each is seen at last, and no more than a handful are in memory."""
+    monkeypatch.setattr("css.predict.reading._HELD", 4)
+    made = iter((number, np.zeros((64, 64 + 16 * number, 3), np.uint8)) for number in range(9))
+    order = [[number for number, _ in batch] for batch in batches(made, View())]
+    assert order == [[number] for number in range(9)]
+    assert next(made, None) is None
+    taken = []
+    taking = ((taken.append(number), np.zeros((64, 64 + number, 3), np.uint8)) for number in range(9))
+    next(batches(taking, View()))
+    assert taken == [0, 1, 2, 3], "the first one did not wait for all"
 
 
 def test_nothing_but_broken_images_is_an_error(tmp_path):

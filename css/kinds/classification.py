@@ -14,7 +14,6 @@ from css.model.encoder_weights import IMAGENET
 from css.model.segmenter import Segmenter
 from tasks import InputError
 from tasks.batches import Transform
-from tasks.views import PaddedCrop, Resized
 
 # Mean and deviation of the pixels that Adam-NSCL divides by; ImageNet's for the others.
 PIXELS = {"cifar100": ((0.507, 0.487, 0.441), (0.267, 0.256, 0.276))}
@@ -51,10 +50,14 @@ class Classification(Kind):
 
     def train_view(self, crop: int) -> Transform:
         """A shifted and perhaps mirrored copy of the image."""
+        from tasks.views import PaddedCrop
+
         return PaddedCrop(crop)
 
     def test_view(self, config: RunConfig) -> Transform:
         """The whole image at the size of training."""
+        from tasks.views import Resized
+
         return Resized(config.train.crop)
 
     def answers(self, model: Segmenter, logits: Tensor, labels: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from css.model.foreign import Foreign, is_foreign
 from css.model.segmenter import Segmenter
 from tasks.batches import Transform
 from tasks.source import BACKGROUND
-from tasks.views import CentreCrop, RandomCrop, WholeImage
 
 
 class Segmentation(Kind):
@@ -30,10 +29,14 @@ class Segmentation(Kind):
 
     def train_view(self, crop: int) -> Transform:
         """A random part of the image, in a square of this side."""
+        from tasks.views import RandomCrop  # albumentations takes half a second, and predictions do without
+
         return RandomCrop(crop)
 
     def test_view(self, config: RunConfig) -> Transform:
         """Centre crops (Resize + CenterCrop, as published) or whole images padded to a multiple of 16."""
+        from tasks.views import CentreCrop, WholeImage
+
         return CentreCrop(config.train.crop) if config.evaluation == "crop" else WholeImage()
 
     def answers(self, model: Segmenter, logits: Tensor, labels: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import importlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -34,9 +34,12 @@ class ExportedNetwork:
         """With the facts of a file."""
         return cls(logits, facts["class_ids"], facts["class_names"], facts["colours"], facts["size"], precision)
 
-    def scores(self, image: np.ndarray) -> np.ndarray:
-        """Probabilities float32 (C, H, W) of an image uint8 (H, W, 3)."""
-        logits = self.logits(np.ascontiguousarray(image.transpose(2, 0, 1)[None]))[0]
+    def scores(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Probabilities float32 (C, H, W) of images uint8 (H, W, 3), one by one, as the files take them."""
+        return [self._scores(np.ascontiguousarray(image.transpose(2, 0, 1)[None])) for image in images]
+
+    def _scores(self, pixels: np.ndarray) -> np.ndarray:
+        logits = self.logits(pixels)[0]
         powers = np.exp(logits - logits.max(0))
         return powers / powers.sum(0)
 

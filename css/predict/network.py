@@ -1,5 +1,6 @@
 """A network as predictions see it: an image in, the probabilities of its classes out; of a run or an exported file."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -26,7 +27,7 @@ _EXACT = ("classifiers", "hidden")  # parts that are computed in float32 where t
 
 
 class Network(Protocol):
-    """What turns an image into probabilities."""
+    """What turns images into probabilities."""
 
     names: list[str]  # by raw class id
     colours: list[list[int]]  # RGB of masks, by raw class id; empty if the data set has none of its own
@@ -43,8 +44,11 @@ class Network(Protocol):
     def precision(self) -> str:
         """That it computes in, as its runtime calls it."""
 
-    def scores(self, image: np.ndarray) -> np.ndarray:
-        """Probabilities float32 (C, H, W) of an image uint8 (H, W, 3), of any size."""
+    def scores(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Probabilities float32 (C, H, W) of each of some images uint8 (H, W, 3), which are seen together.
+
+        Their sides may be any, but agree where they are rounded up to a `MULTIPLE`.
+        """
 
 
 @dataclass
@@ -83,14 +87,14 @@ class RunNetwork:
                     module.to(DTYPES[self.config.train.precision])
         return self
 
-    def scores(self, image: np.ndarray) -> np.ndarray:
+    def scores(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         """See `Network`."""
-        height, width = image.shape[:2]
-        pixels = torch.from_numpy(padded(image).transpose(2, 0, 1)[None].copy())
+        pixels = torch.from_numpy(np.stack([padded(image) for image in images]).transpose(0, 3, 1, 2).copy())
         with torch.inference_mode(), autocast(self.config, self.processes):
             logits = self.model.eval()(self.model.normalise(pixels)).logits
-        found = upsample(logits, pixels[:, 0])[0, :, :height, :width].softmax(0)
-        return found.cpu().numpy()
+        full = upsample(logits, pixels[:, 0])
+        sides = [image.shape[:2] for image in images]
+        return [one[:, :h, :w].softmax(0).cpu().numpy() for one, (h, w) in zip(full, sides, strict=True)]
 
 
 def open_run_network(run: Path, task: int | None) -> RunNetwork:

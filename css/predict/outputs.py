@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -87,17 +87,22 @@ class Outputs:
         with Image.open(self._path(stem, kind)) as picture:
             return np.array(picture)
 
-    def finish(self) -> None:
-        """The files about all images."""
+    def finish(self, order: Sequence[str]) -> None:
+        """The files about all images, in the order of their names; others come last."""
+        rank = {name: number for number, name in enumerate(order)}
+
+        def place(fact: tuple[str, Any]) -> int:
+            return rank.get(fact[0], len(rank))
+
         if "csv" in self.save:
             header = ["image", "height", "width", *(f"{name} (%)" for name in self.known.values())]
             rows = [
                 [image, str(height), str(width), *(f"{100 * counts[c] / (height * width):.4f}" for c in self.known)]
-                for image, (height, width, counts) in self.areas.items()
+                for image, (height, width, counts) in sorted(self.areas.items(), key=place)
             ]
             write_text(self.folder / "summary.csv", comma_separated(header, rows))
         if "coco" in self.save:
-            found = [(image, *facts) for image, facts in self.regions.items()]
+            found = [(image, *facts) for image, facts in sorted(self.regions.items(), key=place)]
             objects = {class_id: name for class_id, name in self.known.items() if class_id}
             write_json(self.folder / "coco.json", coco(found, objects))
 

@@ -1,26 +1,19 @@
-"""Predictions for everything that is named: read ahead, segmented one by one, written meanwhile."""
+"""Predictions for everything that is named: read ahead, segmented, small images together, written meanwhile."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from css.predict.inputs import Item, Video
 from css.predict.network import Network
 from css.predict.outputs import Outputs, VideoWriter
-from css.predict.view import View, segment
+from css.predict.reading import AHEAD, batches, decoded, give_back_of
+from css.predict.view import View, segment, segment_together
 from css.report.overlay import draw_overlay
-from css.system.peak_memory import give_back
 from tasks import InputError
-from tasks.reading import open_image
-
-_LARGE = 1 << 27  # bytes
-_BAND = 1024  # rows
-_AHEAD = 2  # images that are decoded, and results that are written, while the network is at work
 
 
 def predict_all(network: Network, items: Sequence[Item], view: View, outputs: Outputs, skip: bool) -> dict[str, str]:
@@ -37,24 +30,14 @@ def predict_all(network: Network, items: Sequence[Item], view: View, outputs: Ou
     """
     failures: dict[str, str] = {}
     done = [item for item in items if skip and not item.moving and all(p.exists() for p in outputs.paths(item.stem))]
-    todo, scratch = [item for item in items if item not in done], _scratch(outputs)
-    with (
-        ThreadPoolExecutor(_AHEAD) as pool,
-        tqdm(total=len(items), initial=len(done), unit="image", disable=None) as bar,
-    ):
-        written: deque[Future] = deque()
-        for item, image in _decoded([item for item in todo if not item.moving], pool):
-            if isinstance(image, InputError):
-                failures[str(item.source)] = str(image)
-            else:
-                mask, scores = segment(network, image, view, scratch)
-                _give_back(image)
-                written.append(pool.submit(outputs.write, item.stem, image, mask, scores, Path(str(item.source))))
-            while len(written) > _AHEAD:
-                written.popleft().result()
+    todo = [item for item in items if item not in done]
+    with tqdm(total=len(items), initial=len(done), unit="image", disable=None) as bar:
+
+        def failed(item: Item, error: InputError) -> None:
+            failures[str(item.source)] = str(error)
             bar.update()
-        for future in written:
-            future.result()
+
+        _predict_images(network, [item for item in todo if not item.moving], view, outputs, failed, bar)
         for item in todo:
             if item.moving:
                 _predict_video(network, item, view, outputs, failures)
@@ -64,47 +47,33 @@ def predict_all(network: Network, items: Sequence[Item], view: View, outputs: Ou
     if {"csv", "coco"} & set(outputs.save):
         for item in done:
             outputs.collect(item.stem, outputs.stored_mask(item.stem), Path(str(item.source)))
-    outputs.finish()
+    outputs.finish([str(item.source) for item in items])
     return failures
 
 
-def _decoded(items: Sequence[Item], pool: ThreadPoolExecutor) -> Iterator[tuple[Item, np.ndarray | InputError]]:
-    """Every image, or why it cannot be read; a few are decoded ahead."""
-    waiting = deque((item, pool.submit(_read, item)) for item in items[:_AHEAD])
-    for item in [*items[_AHEAD:], *[None] * min(_AHEAD, len(items))]:
-        first, future = waiting.popleft()
-        yield first, future.result()
-        if item is not None:
-            waiting.append((item, pool.submit(_read, item)))
+def _predict_images(network: Network, items: Sequence[Item], view: View, outputs: Outputs,
+                    failed: Callable[[Item, InputError], None], bar: tqdm) -> None:  # fmt: skip
+    written: deque[Future] = deque()
+    with ThreadPoolExecutor(AHEAD) as pool:
+        for batch in batches(decoded(items, pool, failed), view):
+            images = [image for _, image in batch]
+            if view.tile:
+                found = [segment(network, images[0], view, _scratch(outputs))]
+            else:
+                found = segment_together(network, images, view)
+            for (item, image), (mask, scores) in zip(batch, found, strict=True):
+                give_back_of(image)
+                written.append(pool.submit(outputs.write, item.stem, image, mask, scores, Path(str(item.source))))
+            while len(written) > max(AHEAD, len(batch)):
+                written.popleft().result()
+            bar.update(len(batch))
+        for future in written:
+            future.result()
 
 
 def _scratch(outputs: Outputs) -> Path | None:
     """Where the probabilities of tiles are kept while they are needed."""
     return outputs.folder if "scores" in outputs.save else None
-
-
-def _read(item: Item) -> np.ndarray | InputError:
-    try:
-        image = _pixels(open_image(str(item.source)))
-    except InputError as error:
-        return error
-    _give_back(image)
-    return image
-
-
-def _pixels(image: Image.Image) -> np.ndarray:
-    """uint8 (H, W, 3), taken in bands: Pillow would hold all of it three times."""
-    pixels = np.empty((image.height, image.width, 3), np.uint8)
-    for top in range(0, image.height, _BAND):
-        part = image.crop((0, top, image.width, min(top + _BAND, image.height)))
-        pixels[top : top + _BAND] = np.asarray(part)
-    return pixels
-
-
-def _give_back(image: np.ndarray) -> None:
-    """What a large image has left behind, in decoding it and in seeing its tiles, is half as large as all the rest."""
-    if image.nbytes > _LARGE:
-        give_back()
 
 
 def _predict_video(network: Network, item: Item, view: View, outputs: Outputs, failures: dict[str, str]) -> None:

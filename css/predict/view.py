@@ -1,6 +1,7 @@
 """How a network sees an image: at which size, mirrored and scaled copies, tile by tile."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,43 +35,47 @@ class View:
             raise InputError("--scales must be numbers between 0.1 and 4, for example 0.75 1 1.25.")
 
 
-def segment(
-    network: Network, image: np.ndarray, view: View, scratch: Path | None = None
-) -> tuple[np.ndarray, np.ndarray | None]:
+Segmented = tuple[np.ndarray, np.ndarray | None]
+
+
+def segment(network: Network, image: np.ndarray, view: View, scratch: Path | None = None) -> Segmented:
     """Class ids uint8 (H, W) of an image uint8 (H, W, 3), and the probabilities as the network gave them.
 
     These are float32 (C, h, w) at the size it saw. With tiles they are never all in memory: float16 in a file of the
     folder `scratch`, and None without it.
     """
+    if not view.tile:
+        return segment_together(network, [image], view)[0]
     height, width = image.shape[:2]
     seen = resized(image, view.size)
     ids = np.array(network.classes, np.uint8)
-    if view.tile:
-        mask, top = np.empty(seen.shape[:2], np.uint8), 0
-        kept = KeptScores(scratch, (len(ids), *mask.shape[:2])) if scratch else None
-        for sums in _rows_of_tiles(network, seen, view):
-            rows = sums.shape[1]
-            mask[top : top + rows] = ids[sums.argmax(0)]
-            if kept:
-                kept.write(top, sums)
-            top += rows
-        return mask if seen.shape == image.shape else _nearest(mask, width, height), kept.read() if kept else None
-    scores = averaged(network, seen, view)
-    return ids[best_channel(scores, height, width)], scores
+    mask, top = np.empty(seen.shape[:2], np.uint8), 0
+    kept = KeptScores(scratch, (len(ids), *mask.shape[:2])) if scratch else None
+    for sums in _rows_of_tiles(network, seen, view):
+        rows = sums.shape[1]
+        mask[top : top + rows] = ids[sums.argmax(0)]
+        if kept:
+            kept.write(top, sums)
+        top += rows
+    return mask if seen.shape == image.shape else _nearest(mask, width, height), kept.read() if kept else None
 
 
-def averaged(network: Network, image: np.ndarray, view: View) -> np.ndarray:
-    """Mean probabilities float32 (C, H, W) over the scales, and over mirrored copies of them."""
-    height, width = image.shape[:2]
-    found: list[np.ndarray] = []
-    for scale in view.scales:
-        copy = image if scale == 1 else _scaled(image, max(16, round(scale * height)), max(16, round(scale * width)))
-        answers = [network.scores(copy)]
-        if view.flip:
-            answers.append(network.scores(np.ascontiguousarray(copy[:, ::-1]))[:, :, ::-1])
-        same = (scores.shape[1:] == (height, width) for scores in answers)
-        found += [s if fits else _enlarged(s, height, width) for s, fits in zip(answers, same, strict=True)]
-    return found[0] if len(found) == 1 else np.asarray(np.mean(found, axis=0, dtype=np.float32))
+def segment_together(network: Network, images: Sequence[np.ndarray], view: View) -> list[Segmented]:
+    """The same of several images that the network can see together, without tiles."""
+    ids = np.array(network.classes, np.uint8)
+    found = averaged(network, [resized(image, view.size) for image in images], view)
+    return [(ids[best_channel(s, *image.shape[:2])], s) for image, s in zip(images, found, strict=True)]
+
+
+def averaged(network: Network, images: Sequence[np.ndarray], view: View) -> list[np.ndarray]:
+    """Mean probabilities float32 (C, H, W) of each image over the scales, and over mirrored copies of them."""
+    found: list[list[np.ndarray]] = [[] for _ in images]
+    for scale, mirrored in itertools.product(view.scales, (False, True) if view.flip else (False,)):
+        copies = [np.ascontiguousarray(_at_scale(image, scale)[:, :: -1 if mirrored else 1]) for image in images]
+        for image, kept, answer in zip(images, found, network.scores(copies), strict=True):
+            scores = answer[:, :, ::-1] if mirrored else answer
+            kept.append(scores if scores.shape[1:] == image.shape[:2] else _enlarged(scores, *image.shape[:2]))
+    return [kept[0] if len(kept) == 1 else np.asarray(np.mean(kept, axis=0, dtype=np.float32)) for kept in found]
 
 
 def best_channel(scores: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -91,11 +96,17 @@ def best_channel(scores: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def resized(image: np.ndarray, size: int | None) -> np.ndarray:
     """The image with this short side: by areas when it shrinks, bilinear when it grows, as in testing."""
+    sides = resized_sides(image, size)
+    return image if sides == image.shape[:2] else _scaled(image, *sides)
+
+
+def resized_sides(image: np.ndarray, size: int | None) -> tuple[int, int]:
+    """Height and width of an image with this short side, of its own without one."""
     height, width = image.shape[:2]
     short = min(height, width)
-    if size is None or size == short:
-        return image
-    return _scaled(image, max(size, round(height * size / short)), max(size, round(width * size / short)))
+    if size is None:
+        return height, width
+    return max(size, round(height * size / short)), max(size, round(width * size / short))
 
 
 def starts(length: int, tile: int, overlap: int) -> list[int]:
@@ -125,11 +136,15 @@ def _rows_of_tiles(network: Network, image: np.ndarray, view: View) -> Iterator[
     for place, top in enumerate(tops):
         for left in lefts:
             part = np.ascontiguousarray(image[top : top + tile_h, left : left + tile_w])
-            held[:, :, left : left + tile_w] += weight * averaged(network, part, view)
+            held[:, :, left : left + tile_w] += weight * averaged(network, [part], view)[0]
         done = (tops[place + 1] if place + 1 < len(tops) else height) - top
         yield held[:, :done]
         held[:, : tile_h - done] = held[:, done:].copy()
         held[:, tile_h - done :] = 0
+
+
+def _at_scale(image: np.ndarray, scale: float) -> np.ndarray:
+    return image if scale == 1 else _scaled(image, *(max(16, round(scale * side)) for side in image.shape[:2]))
 
 
 def _scaled(image: np.ndarray, height: int, width: int) -> np.ndarray:

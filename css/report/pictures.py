@@ -20,7 +20,6 @@ from css.training.evaluate import predict
 from tasks import Stream, Task
 from tasks.palette import vivid_palette
 from tasks.source import VOID
-from tasks.views import CentreCrop
 
 PREDICTIONS = "predictions.safetensors"  # in the folder of a task: what the pictures of later tasks are made of, too
 MOST = 8  # rows
@@ -113,6 +112,8 @@ def _predicted(model: Segmenter, task: Task, images: list[int], config: RunConfi
 
 
 def _crop(task: Task, image: int, side: int) -> tuple[np.ndarray, np.ndarray]:
+    from tasks.views import CentreCrop  # see css.kinds.segmentation
+
     return CentreCrop(side)(*task.source.load("test", image))
 
 
