@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -97,6 +98,9 @@ class ColourTable:
         if len(self._found) < _PALETTES:
             self._found[numbers] = found
         return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_found": {}}  # a loader worker finds it again
 
     def _name(self, value: int) -> str:
         return repr(self.names.get(value, f"value {value}"))
