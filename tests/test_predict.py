@@ -282,6 +282,30 @@ def test_images_that_wait_for_others_of_their_size_are_few(monkeypatch):
     assert taken == [0, 1, 2, 3], "the first one did not wait for all"
 
 
+def test_large_images_that_wait_push_out_all_the_small_ones(monkeypatch):
+    monkeypatch.setattr("css.predict.reading._HELD_BYTES", 1 << 20)
+    small = [np.zeros((64, 64 + 16 * number, 3), np.uint8) for number in range(9)]
+    large = [np.zeros((640, 1280 + 160 * number, 3), np.uint8) for number in range(3)]  # seen small, at --size 64
+    sizes, held = [], 0
+
+    def taken():
+        nonlocal held
+        for image in [*small, *large]:
+            held += image.nbytes
+            yield None, image
+            sizes.append(held)
+
+    for batch in batches(taken(), View(size=64)):
+        held -= sum(image.nbytes for _, image in batch)
+    assert max(sizes) <= 1 << 20 and held == 0
+
+
+def test_scales_count_in_what_is_seen_together():
+    images = [(None, np.zeros((64, 64, 3), np.uint8)) for _ in range(8)]
+    assert [len(batch) for batch in batches(images, View(scales=(1.0, 4.0)))] == [2] * 4
+    assert [len(batch) for batch in batches(images, View(scales=(0.5,)))] == [8]
+
+
 def test_nothing_but_broken_images_is_an_error(tmp_path):
     (tmp_path / "a.png").write_bytes(b"no")
     with pytest.raises(InputError, match=r"a\.png"):
@@ -302,10 +326,19 @@ def test_skip_existing(tmp_path):
     assert sorted((tmp_path / "out" / "summary.csv").read_text().splitlines()) == sorted(first.splitlines())
 
 
+def test_an_interrupted_prediction_says_how_to_go_on(monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("css.cli.predict.find_items", interrupt)
+    outcome = css("predict", "run", "photo.jpg")
+    assert outcome.code == 1 and outcome.complaint == "css: interrupted; the same command goes on with --skip-existing."
+
+
 def test_an_output_that_cannot_be_written(tmp_path):
     image = write(tmp_path / "a.png", scene())
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(InputError, match="Cannot write"):
+    with pytest.raises(InputError, match="Cannot write.*move the file that is in its way"):
         predict_all(ByColour(), find_items([str(image)]), View(), outputs(tmp_path / "out", "ids"), skip=False)
 
 

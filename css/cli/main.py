@@ -40,16 +40,19 @@ class Command(NamedTuple):
     function: str  # "module:function"; its parameters are the options, or it takes the list of arguments as it is
     parses: bool = False  # it takes the list
     several: str | None = None  # it shares its work between processes if this flag is given ("" for always)
+    again: str = "the same command begins anew"  # what a user is told who has interrupted it
 
 
+_GOES_ON = "the same command goes on from the last checkpoint"
 COMMANDS = {
-    "demo": Command("css.cli.demo:demo"),
-    "run": Command("css.cli.run:run_command", parses=True),
-    "extend": Command("css.cli.extend:extend", several=""),
-    "table": Command("css.cli.table:table", several="--cell"),  # a table starts its cells; a cell shares its work
+    "demo": Command("css.cli.demo:demo", again=_GOES_ON),
+    "run": Command("css.cli.run:run_command", parses=True, again=_GOES_ON),
+    "extend": Command("css.cli.extend:extend", several="", again=_GOES_ON),
+    # a table starts its cells; a cell shares its work
+    "table": Command("css.cli.table:table", several="--cell", again=_GOES_ON),
     "evaluate": Command("css.cli.saved:evaluate", several=""),
     "analyse": Command("css.cli.saved:analyse"),
-    "predict": Command("css.cli.predict:predict"),
+    "predict": Command("css.cli.predict:predict", again="the same command goes on with --skip-existing"),
     "export": Command("css.cli.export:export"),
     "report": Command("css.cli.report:report"),
     "data": Command("css.cli.data:data_command", parses=True),
@@ -75,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         return _refused(error)
     except KeyboardInterrupt:
-        return _interrupted()
+        return _interrupted(arguments)
     except BrokenPipeError:  # css ... | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its end
         return 1
@@ -83,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, OSError) and error.errno in _OF_PATHS:
             return _refused(InputError(f"{error.filename}: {error.strerror}; give another path."))
         if type(error).__name__ == "SignalException":  # of torchrun, which this process may not have imported
-            return _interrupted()
+            return _interrupted(arguments)
         if isinstance(error, RuntimeError) and _in_group():
             time.sleep(5)  # perhaps another process has failed, and torchrun is about to end this one
         raise
@@ -148,8 +151,9 @@ def _print_version() -> int:
     return 0
 
 
-def _interrupted() -> int:
-    print("css: interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
+def _interrupted(arguments: Sequence[str]) -> int:
+    command = COMMANDS.get(arguments[0] if arguments else "", COMMANDS["run"])
+    print(f"css: interrupted; {command.again}.", file=sys.stderr)
     return 1
 
 

@@ -17,7 +17,8 @@ from tasks.reading import open_image
 
 AHEAD = 2  # images that are decoded, and results that are written, while the network is at work
 _TOGETHER, _SEEN = 8, 1 << 17  # images in a batch and pixels that the network sees of it, at the most
-_HELD, _LARGE = 128, 1 << 27  # images, and bytes of them, that wait for others of their size, at the most
+_HELD, _HELD_BYTES = 128, 1 << 27  # images that wait for others of their size, at the most
+_LARGE = 1 << 27  # bytes of an image whose traces are half as large as all the rest
 _BAND = 1024  # rows
 _Read = tuple[Item, np.ndarray]
 
@@ -44,18 +45,22 @@ def batches(images: Iterable[_Read], view: View) -> Iterator[list[_Read]]:
     for read in images:
         height, width = resized_sides(read[1], view.size)
         sides = height + -height % multiple, width + -width % multiple
+        most = int(_SEEN / (sides[0] * sides[1] * max(view.scales) ** 2))
         batch = waiting.setdefault(sides, [])
         batch.append(read)
-        held = [image.nbytes for group in waiting.values() for _, image in group]
-        if view.tile or len(batch) >= min(_TOGETHER, _SEEN // (sides[0] * sides[1])):
+        if view.tile or len(batch) >= min(_TOGETHER, most):
             yield waiting.pop(sides)
-        elif len(held) >= _HELD or sum(held) > _LARGE:
-            yield waiting.pop(next(iter(waiting)))  # the one that has waited longest
+        while _too_much([image for group in waiting.values() for _, image in group]):
+            yield waiting.pop(next(iter(waiting)))  # those that have waited longest
     yield from waiting.values()
 
 
+def _too_much(held: Sequence[np.ndarray]) -> bool:
+    return len(held) >= _HELD or sum(image.nbytes for image in held) > _HELD_BYTES
+
+
 def give_back_of(image: np.ndarray) -> None:
-    """What a large image has left behind, in decoding it and in seeing its tiles, is half as large as all the rest."""
+    """Gives back the memory that a large image has left behind, in decoding it and in seeing its tiles."""
     if image.nbytes > _LARGE:
         give_back()
 

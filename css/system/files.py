@@ -10,7 +10,10 @@ from typing import Any
 
 from tasks.errors import InputError
 
-_WAYS_OUT = {NotADirectoryError: "move the file that is in its way", PermissionError: "change its permissions"}
+_WAYS_OUT = {
+    FileExistsError: "move the file that is in its way", FileNotFoundError: "make the folder",
+    NotADirectoryError: "move the file that is in its way", PermissionError: "change its permissions",
+}  # fmt: skip
 
 
 @contextlib.contextmanager
