@@ -11,7 +11,7 @@ from css.losses import at_places
 from css.model.state import Classifiers, classifiers_of, set_classifiers, snapshot
 from css.s2mf import alignment
 from css.s2mf.alignment import Alignment, Seen, _answers, _rows, aligned, look
-from css.s2mf.hypercolumns import beside_hidden
+from css.s2mf.hypercolumns import beside_hidden, halfway
 from css.s2mf.moments import FeatureMoments, Gaussians, fit_drift
 
 BACKGROUND, COW, SHEEP = range(3)
@@ -127,6 +127,18 @@ def test_a_process_that_saw_nothing_while_others_did():
     found = aligned(GROWN, TEACHER, gaussians(10.0, 10.0), nothing_seen()._replace(frequency=100), torch.eye(5))
     assert all(value.isfinite().all() for value in found.tensors().values())
     assert not torch.equal(found.weight, GROWN.weight)
+
+
+@pytest.mark.parametrize("units", [0, 32])
+def test_halfway_is_the_mean_of_the_logits(units):
+    features, start = torch.randn(50, 4), beside_hidden(TEACHER.weight, TEACHER.bias, units)
+    end = Classifiers(*(None if value is None else value + torch.randn_like(value) for value in start))
+    expected = (TEACHER.logits(features) + end.logits(features)) / 2
+    torch.testing.assert_close(halfway(start, end).logits(features), expected)
+    if units:  # a start that uses its hidden layer has no such middle
+        used = start._replace(weight=start.weight + 1)
+        other = (used.logits(features) + end.logits(features)) / 2
+        assert (halfway(used, end).logits(features) - other).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("units", [0, 32])

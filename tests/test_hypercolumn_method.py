@@ -9,6 +9,7 @@ from small_voc import QUICK_S2MF, Killed, css, kill_at, read_results, run_argume
 
 from css.kinds.choice import kind_of
 from css.model.encoders import build_encoder
+from css.model.state import classifiers_of
 from css.run.saved import load_model, open_run
 from css.system.processes import Processes
 from css.system.tensors import load_tensors
@@ -182,6 +183,22 @@ def test_where_no_pretrained_encoder_can_be_kept(options, words, data, weights, 
     outcome = css(*run_arguments(data, tmp_path, "other", *PRETRAINED, weights, *options))
     assert outcome.code == 2 and words in outcome.complaint
     assert not (tmp_path / "other").exists()
+
+
+def test_the_first_classifier_goes_half_the_way(data, tmp_path, monkeypatch):
+    """From the network's own answers to those of the training on all stages."""
+
+    def trained(start, _):
+        return start._replace(weight=start.weight + 2, bias=start.bias - 4)
+
+    monkeypatch.setattr("css.s2mf.hypercolumns.train", trained)
+    assert css(*run_arguments(data, tmp_path, "half", *METHOD, protocol="3-0")).code == 0
+    config, _ = open_run(tmp_path / "half", None)
+    model = load_model(tmp_path / "half", config, 0, Processes())
+    found, (weight, bias) = classifiers_of(model), model.hypercolumn.own_classifier()
+    torch.testing.assert_close(found.weight[:, :32], weight + 1)
+    torch.testing.assert_close(found.weight[:, 32:], torch.ones(4, 256))
+    torch.testing.assert_close(found.bias, bias - 2)
 
 
 def test_without_a_hidden_layer(run, data):

@@ -20,7 +20,7 @@ PLACES = 40_000  # with about so many places together
 def see_hypercolumns(task: Task, model: Segmenter, trainer: Trainer) -> None:
     """Directions from one pass over the images of the first task, its classifier from a second one.
 
-    The classifier starts as the network's own, which is a function of what the directions keep.
+    The classifier starts as the network's own, which is a function of what the directions keep, and goes half the way.
     """
     if trainer.config.model.classifier_features == "hypercolumn+pretrained":
         model.keep_pretrained(trainer.config.model.encoder_weights)
@@ -34,9 +34,18 @@ def see_hypercolumns(task: Task, model: Segmenter, trainer: Trainer) -> None:
         seen = look(task, model, None, trainer)
         targets = F.one_hot(seen.labels, len(bias)).float()
         start = beside_hidden(weight, bias, units)
-        return train(start, [Rows(seen.after, targets, batch_for(start))]).tensors()
+        return halfway(start, train(start, [Rows(seen.after, targets, batch_for(start))])).tensors()
 
     set_classifiers(model, Classifiers(**trainer.once("first classifier", compute)))
+
+
+def halfway(start: Classifiers, end: Classifiers) -> Classifiers:
+    """Classifiers whose logits are the mean of those before and after training, where `start` ignores its hidden layer.
+
+    The one was learnt with the network, the other sees all stages: they err at other places (weight-space ensembles;
+    Wortsman et al., arXiv 2109.01903, with their coefficient 0.5).
+    """
+    return end._replace(weight=(start.weight + end.weight) / 2, bias=(start.bias + end.bias) / 2)
 
 
 def beside_hidden(weight: Tensor, bias: Tensor, units: int) -> Classifiers:
