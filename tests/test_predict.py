@@ -338,7 +338,7 @@ def test_an_interrupted_prediction_says_how_to_go_on(monkeypatch):
 def test_an_output_that_cannot_be_written(tmp_path):
     image = write(tmp_path / "a.png", scene())
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(InputError, match="Cannot write.*move the file that is in its way"):
+    with pytest.raises(InputError, match=r"Cannot write.*move the file that is in its way"):
         predict_all(ByColour(), find_items([str(image)]), View(), outputs(tmp_path / "out", "ids"), skip=False)
 
 
