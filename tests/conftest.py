@@ -1,8 +1,11 @@
 """What holds for every test: one thread, and no cache outside the test's own folder."""
 
+import os
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+os.environ.setdefault("MKL_CBWR", "COMPATIBLE")  # one result for one product, on every CPU; see docs/reliability.md
 
 import pytest
 import torch
